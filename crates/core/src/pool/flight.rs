@@ -1,0 +1,73 @@
+//! One picked request on its way: what it adds to its endpoint, given back exactly once on every exit.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::Pool;
+use crate::endpoint::{EndpointCell, EndpointId, InFlight};
+use crate::facts::Facts;
+use crate::prefix::PrefixBlock;
+
+/// A picked request's share of its endpoint: load in the cell, and a prefix that is predicted until the server answers.
+///
+/// Dropping it gives the load back, and takes back a prediction that nothing confirmed.
+#[derive(Debug)]
+pub struct Flight {
+    pool: Arc<Pool>,
+    in_flight: InFlight,
+    /// Blocks that are predicted and neither confirmed nor withdrawn yet.
+    predicted: Vec<PrefixBlock>,
+}
+
+impl Flight {
+    pub(super) fn depart(pool: &Arc<Pool>, cell: &Arc<EndpointCell>, facts: &Facts) -> Self {
+        Self {
+            pool: Arc::clone(pool),
+            in_flight: InFlight::count(cell, facts.prompt_tokens),
+            predicted: facts.prefix.clone(),
+        }
+    }
+
+    /// What is counted of the endpoint that bears it.
+    pub fn cell(&self) -> &Arc<EndpointCell> {
+        self.in_flight.cell()
+    }
+
+    fn endpoint(&self) -> EndpointId {
+        self.cell().id()
+    }
+
+    /// The gateway says who served: when it went down the list, the load and the prefix move there. An address that
+    /// the pool no longer has changes nothing.
+    pub fn served_by(&mut self, address: SocketAddr) {
+        let snapshot = self.pool.snapshot.load();
+        let Some(row) = snapshot.members.row_at(address) else { return };
+        let cell = &snapshot.members.cells[row as usize];
+        if cell.id() == self.endpoint() {
+            return;
+        }
+        if !self.predicted.is_empty() {
+            let mut turn = self.pool.turn.lock();
+            turn.index.withdraw(self.endpoint(), &self.predicted);
+            turn.index.predict(cell.id(), &self.predicted);
+        }
+        self.in_flight.move_to(cell);
+    }
+
+    /// The server answered: it has read the prompt, so the prediction was right.
+    pub fn response_began(&mut self) {
+        self.in_flight.response_began();
+        let predicted = std::mem::take(&mut self.predicted);
+        if !predicted.is_empty() {
+            self.pool.turn.lock().index.confirm(self.endpoint(), &predicted);
+        }
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if !self.predicted.is_empty() {
+            self.pool.turn.lock().index.withdraw(self.endpoint(), &self.predicted);
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The only writer of a pool: membership, load and policy go in, snapshots come out.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::Pool;
+use crate::endpoint::{Endpoint, EndpointCell, EndpointId};
+use crate::load::LoadReport;
+use crate::policy::Policy;
+use crate::prefix::PrefixIndex;
+use crate::snapshot::{LoadColumns, Members, PoolSnapshot};
+
+/// Changes a pool. There is one a pool, held by the pool's owner task; changes show when they are published.
+#[derive(Debug)]
+pub struct PoolWriter {
+    pool: Arc<Pool>,
+    members: Arc<Members>,
+    load: LoadColumns,
+    policy: Arc<Policy>,
+    /// Rows by slot, for reports.
+    rows: HashMap<EndpointId, usize>,
+    /// Generations handed out, by slot.
+    generations: Vec<u32>,
+    free_slots: Vec<u32>,
+    version: u64,
+    changed: bool,
+}
+
+impl PoolWriter {
+    pub(super) fn new(pool: Arc<Pool>) -> Self {
+        let policy = Arc::clone(&pool.snapshot.load().policy);
+        Self {
+            pool,
+            members: Arc::default(),
+            load: LoadColumns::default(),
+            policy,
+            rows: HashMap::new(),
+            generations: Vec::new(),
+            free_slots: Vec::new(),
+            version: 0,
+            changed: false,
+        }
+    }
+
+    /// The pool that it writes.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
+    }
+
+    /// Makes `endpoints` the pool's members, in this order. Those that stay keep their slot, counters, load and
+    /// prefix; newcomers get a generation of their own and inherit nothing. Of two with one address the first counts.
+    pub fn set_members(&mut self, endpoints: Vec<Endpoint>) {
+        let mut staying: HashMap<(Arc<str>, u16), usize> = HashMap::new();
+        for (row, endpoint) in self.members.endpoints.iter().enumerate() {
+            staying.insert((endpoint.uid.clone(), endpoint.address.port()), row);
+        }
+        let (former, former_load) = (Arc::clone(&self.members), std::mem::take(&mut self.load));
+        let mut rows = Vec::with_capacity(endpoints.len());
+        let mut addresses = std::collections::HashSet::new();
+        let mut kept = vec![false; former.len()];
+        let mut newcomers = Vec::new();
+        for endpoint in endpoints {
+            if !addresses.insert(endpoint.address) {
+                continue;
+            }
+            let row = staying
+                .remove(&(endpoint.uid.clone(), endpoint.address.port()))
+                .filter(|row| former.endpoints[*row].is_same_server(&endpoint));
+            match row {
+                Some(row) => {
+                    kept[row] = true;
+                    let unchanged = *former.endpoints[row] == endpoint;
+                    let endpoint = if unchanged { former.endpoints[row].clone() } else { Arc::new(endpoint) };
+                    rows.push((endpoint, Some(row)));
+                }
+                None => rows.push((Arc::new(endpoint), None)),
+            }
+        }
+        let departed = kept.iter().zip(&former.ids).filter(|(kept, _)| !**kept).map(|(_, id)| *id);
+        let departed: Vec<EndpointId> = departed.collect();
+        self.free_slots.extend(departed.iter().map(|id| id.slot));
+        let mut paired = Vec::with_capacity(rows.len());
+        for (endpoint, former_row) in rows {
+            let cell = match former_row {
+                Some(row) => former.cells[row].clone(),
+                None => {
+                    let id = self.allot_slot();
+                    newcomers.push(id);
+                    Arc::new(EndpointCell::new(id))
+                }
+            };
+            self.load.push_row(&former_load, former_row);
+            paired.push((endpoint, cell));
+        }
+        {
+            let mut turn = self.pool.turn.lock();
+            departed.iter().for_each(|id| turn.index.depart(*id));
+            newcomers.iter().for_each(|id| turn.index.admit(*id));
+        }
+        self.members = Arc::new(Members::new(paired));
+        self.rows = self.members.ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
+        self.changed = true;
+    }
+
+    /// Takes in a reading; one of an endpoint that is gone is dropped.
+    pub fn record_load(&mut self, report: LoadReport) {
+        let Some(row) = self.rows.get(&report.endpoint).copied() else { return };
+        let LoadReport { endpoint, load } = report;
+        if load.kv_cache_tokens != self.load.kv_cache_tokens[row]
+            && let Some(tokens) = load.kv_cache_tokens
+        {
+            self.pool.turn.lock().index.limit(endpoint, tokens);
+        }
+        self.load.waiting[row] = load.waiting;
+        self.load.running[row] = load.running;
+        self.load.kv_cache_usage[row] = load.kv_cache_usage;
+        self.load.in_flight_at_scrape[row] = load.in_flight_at_scrape;
+        self.load.at[row] = Some(load.at);
+        self.load.adapters[row] = load.adapters;
+        self.load.kv_cache_tokens[row] = load.kv_cache_tokens.or(self.load.kv_cache_tokens[row]);
+        self.changed = true;
+    }
+
+    /// Replaces the policy. When prompts are cut otherwise or the memory limit differs, the prefix index starts anew.
+    pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        if policy.prefix_cache != self.policy.prefix_cache {
+            let mut index = PrefixIndex::new(policy.prefix_cache.memory_limit);
+            for (row, id) in self.members.ids.iter().enumerate() {
+                index.admit(*id);
+                if let Some(tokens) = self.load.kv_cache_tokens[row] {
+                    index.limit(*id, tokens);
+                }
+            }
+            self.pool.turn.lock().index = index;
+        }
+        self.policy = policy;
+        self.changed = true;
+    }
+
+    /// Shows what changed since the last publication to all who pick from here on; says whether anything did.
+    pub fn publish(&mut self) -> bool {
+        let changed = std::mem::take(&mut self.changed);
+        if changed {
+            self.version += 1;
+            self.pool.snapshot.store(Arc::new(PoolSnapshot {
+                version: self.version,
+                members: Arc::clone(&self.members),
+                load: self.load.clone(),
+                policy: Arc::clone(&self.policy),
+            }));
+        }
+        changed
+    }
+
+    fn allot_slot(&mut self) -> EndpointId {
+        let slot = self.free_slots.pop().unwrap_or_else(|| {
+            self.generations.push(0);
+            u32::try_from(self.generations.len() - 1).unwrap_or(u32::MAX)
+        });
+        let generation = &mut self.generations[slot as usize];
+        *generation += 1;
+        EndpointId { slot, generation: *generation }
+    }
+}
+
+impl LoadColumns {
+    /// Appends a row: that of `former` at `row`, or that of an endpoint never scraped.
+    fn push_row(&mut self, former: &Self, row: Option<usize>) {
+        let row = row.filter(|row| *row < former.at.len());
+        self.waiting.push(row.map_or(0.0, |row| former.waiting[row]));
+        self.running.push(row.map_or(0.0, |row| former.running[row]));
+        self.kv_cache_usage.push(row.map_or(0.0, |row| former.kv_cache_usage[row]));
+        self.in_flight_at_scrape.push(row.map_or(0, |row| former.in_flight_at_scrape[row]));
+        self.at.push(row.and_then(|row| former.at[row]));
+        self.adapters.push(row.and_then(|row| former.adapters[row].clone()));
+        self.kv_cache_tokens.push(row.and_then(|row| former.kv_cache_tokens[row]));
+    }
+}

@@ -1,0 +1,148 @@
+//! A request's and a response's headers, as far as the picker cares.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use pointsman_core::control_headers::{CONTROLS, DESTINATIONS, METADATA_NAMESPACE, SERVED, SUBSET, SUBSET_NAMESPACE};
+use pointsman_core::facts::Subset;
+
+use crate::api::Api;
+use crate::pb::{HeaderMap, HeaderValue, Kind, Metadata, Value};
+
+/// The longest request id that is taken over; a longer one is cut.
+const REQUEST_ID_MAX: usize = 128;
+/// The most addresses of a subset that are read.
+const SUBSET_MAX: usize = 10_000;
+
+/// A request's headers.
+#[derive(Debug)]
+pub(crate) struct RequestHead {
+    pub(crate) api: Api,
+    /// `x-request-id`, where the request has one.
+    pub(crate) request_id: Option<Arc<str>>,
+    pub(crate) content_length: Option<u64>,
+    /// A body that is not one: after an upgrade, or the messages of a gRPC call.
+    pub(crate) is_tunnel: bool,
+    pub(crate) is_grpc: bool,
+    /// The control headers that the client sent, to be removed.
+    pub(crate) controls: Vec<String>,
+}
+
+impl RequestHead {
+    pub(crate) fn read(headers: Option<&HeaderMap>) -> Self {
+        let mut head = Self {
+            api: Api::Opaque,
+            request_id: None,
+            content_length: None,
+            is_tunnel: false,
+            is_grpc: false,
+            controls: Vec::new(),
+        };
+        let (mut is_encoded, mut is_form) = (false, false);
+        for header in headers.into_iter().flat_map(|headers| &headers.headers) {
+            let value = value_of(header);
+            match &*key_of(header) {
+                ":path" => head.api = Api::of_path(&String::from_utf8_lossy(value)),
+                ":method" => head.is_tunnel |= value == b"CONNECT",
+                "upgrade" => head.is_tunnel = true,
+                "content-length" => head.content_length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()),
+                "content-type" => {
+                    let is = |kind: &[u8]| value.len() >= kind.len() && value[..kind.len()].eq_ignore_ascii_case(kind);
+                    head.is_grpc = is(b"application/grpc");
+                    is_form = is(b"multipart/");
+                }
+                "content-encoding" => is_encoded = !value.eq_ignore_ascii_case(b"identity"),
+                "x-request-id" => {
+                    let id = String::from_utf8_lossy(&value[..value.len().min(REQUEST_ID_MAX)]);
+                    head.request_id = (!id.is_empty()).then(|| id.into());
+                }
+                key if is_control(key) && !head.controls.iter().any(|seen| seen == key) => {
+                    head.controls.push(key.to_owned());
+                }
+                _ => {}
+            }
+        }
+        head.is_tunnel |= head.is_grpc;
+        if head.is_tunnel || is_encoded || is_form {
+            head.api = Api::Opaque;
+        }
+        head
+    }
+}
+
+/// A response's headers.
+#[derive(Debug, Default)]
+pub(crate) struct ResponseHead<'a> {
+    pub(crate) status: u16,
+    pub(crate) content_type: Option<&'a [u8]>,
+    pub(crate) content_encoding: Option<&'a [u8]>,
+}
+
+impl<'a> ResponseHead<'a> {
+    pub(crate) fn read(headers: Option<&'a HeaderMap>) -> Self {
+        let mut head = Self::default();
+        for header in headers.into_iter().flat_map(|headers| &headers.headers) {
+            let value = value_of(header);
+            match &*key_of(header) {
+                ":status" => head.status = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()).unwrap_or(0),
+                "content-type" => head.content_type = Some(value),
+                "content-encoding" => head.content_encoding = Some(value),
+                _ => {}
+            }
+        }
+        head
+    }
+}
+
+/// The gateway's subset: a list of addresses, or (as some gateways write it) one string with commas. What is no
+/// address is passed over, so that a list of nothing else is an empty subset and not the whole pool.
+pub(crate) fn subset(metadata: Option<&Metadata>) -> Subset {
+    let mut addresses = Vec::new();
+    let mut read = |text: &str| {
+        let room = SUBSET_MAX - addresses.len();
+        addresses.extend(text.split(',').filter_map(|one| one.trim().parse::<SocketAddr>().ok()).take(room));
+    };
+    match field(metadata, SUBSET_NAMESPACE, SUBSET)?.kind.as_ref().unwrap_or(&Kind::NullValue(0)) {
+        Kind::ListValue(list) => {
+            for value in list.values.iter().take(SUBSET_MAX) {
+                if let Some(Kind::StringValue(text)) = &value.kind {
+                    read(text);
+                }
+            }
+        }
+        Kind::StringValue(text) => read(text),
+        _ => {}
+    }
+    Some(addresses)
+}
+
+/// The address that the gateway says has served.
+pub(crate) fn served(metadata: Option<&Metadata>) -> Option<SocketAddr> {
+    match field(metadata, METADATA_NAMESPACE, SERVED)?.kind.as_ref()? {
+        Kind::StringValue(text) => text.trim().parse().ok(),
+        _ => None,
+    }
+}
+
+fn field<'a>(metadata: Option<&'a Metadata>, namespace: &str, key: &str) -> Option<&'a Value> {
+    metadata?.filter_metadata.get(namespace)?.fields.get(key)
+}
+
+fn is_control(key: &str) -> bool {
+    DESTINATIONS.contains(&key) || CONTROLS.contains(&key)
+}
+
+/// Envoy writes keys in lower case; other gateways may not.
+fn key_of(header: &HeaderValue) -> Cow<'_, str> {
+    if header.key.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        header.key.to_ascii_lowercase().into()
+    } else {
+        header.key.as_str().into()
+    }
+}
+
+/// Envoy fills `raw_value`; other gateways may still fill `value`.
+fn value_of(header: &HeaderValue) -> &[u8] {
+    if header.raw_value.is_empty() { header.value.as_bytes() } else { &header.raw_value }
+}

@@ -1,0 +1,208 @@
+//! The command line.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use pointsman_envoy::bootstrap::PeerAddress;
+
+/// An endpoint picker for LLM inference: Envoy asks it where each request will be answered soonest.
+#[derive(Debug, Parser)]
+#[command(name = "pointsman", version, about, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What Pointsman can do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve picks to a gateway.
+    Serve(ServeArgs),
+    /// Check a configuration file, and tell every problem at once.
+    Validate(ValidateArgs),
+    /// Print the configuration of an Envoy that asks this picker.
+    EnvoyBootstrap(EnvoyBootstrapArgs),
+    /// Run one simulated model server.
+    SimServer(SimServerArgs),
+    /// Show what picking is worth: simulated servers, a real Envoy, the same load with and without the picker.
+    Demo(DemoArgs),
+}
+
+/// `pointsman serve`.
+#[derive(Clone, Debug, Args)]
+pub struct ServeArgs {
+    /// The configuration file: endpoints, scheduling, server. It is watched, and taken over when it changes.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The address that ext_proc, health, metrics and EDS listen on, unless they have one of their own.
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
+    pub bind_address: std::net::IpAddr,
+    /// The port of ext_proc.
+    #[arg(long, default_value_t = 9002)]
+    pub grpc_port: u16,
+    /// The port of gRPC health alone, in plaintext.
+    #[arg(long, default_value_t = 9003)]
+    pub grpc_health_port: u16,
+    /// The port of Prometheus metrics.
+    #[arg(long, default_value_t = 9090)]
+    pub metrics_port: u16,
+    /// Where the admin pages listen: decisions, pools, configuration, log level.
+    #[arg(long, default_value = "127.0.0.1:9091", value_name = "ADDRESS")]
+    pub admin_address: SocketAddr,
+    /// Where EDS listens, for an Envoy of one's own.
+    #[arg(long, default_value = "127.0.0.1:9005", value_name = "ADDRESS")]
+    pub eds_address: SocketAddr,
+    /// Serve ext_proc over TLS. Off is for a gateway on the same host, or behind a mesh.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub secure_serving: bool,
+    /// A folder with `tls.crt` and `tls.key`, taken anew when they change. Without it a certificate is made.
+    #[arg(long, value_name = "DIR")]
+    pub cert_path: Option<PathBuf>,
+    /// The folder that holds the CA of the certificates that are made: `ca.crt`, for gateways to verify, and `ca.key`.
+    #[arg(long, value_name = "DIR", conflicts_with = "cert_path")]
+    pub tls_dir: Option<PathBuf>,
+    /// A CA file: only gateways with a certificate of it may ask.
+    #[arg(long, value_name = "FILE")]
+    pub client_ca_path: Option<PathBuf>,
+    /// How long open streams may go on after SIGTERM.
+    #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
+    pub drain_timeout: Duration,
+    /// What is logged, as `level` or `target=level,...`.
+    #[arg(long, default_value = "info", env = "POINTSMAN_LOG", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// `pointsman validate`.
+#[derive(Clone, Debug, Args)]
+pub struct ValidateArgs {
+    /// The configuration file.
+    pub file: PathBuf,
+}
+
+/// `pointsman envoy-bootstrap`.
+#[derive(Clone, Debug, Args)]
+pub struct EnvoyBootstrapArgs {
+    /// The picker's configuration file, whose pools get a listener each.
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// The first pool's listener; each further pool gets the next port.
+    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Where the picker's ext_proc is.
+    #[arg(long, default_value = "127.0.0.1:9002", value_name = "ADDRESS")]
+    pub picker: PeerAddress,
+    /// Where the picker's EDS is.
+    #[arg(long, default_value = "127.0.0.1:9005", value_name = "ADDRESS")]
+    pub eds: PeerAddress,
+    /// Where Envoy's own admin page listens.
+    #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDRESS")]
+    pub envoy_admin: SocketAddr,
+    /// The CA file that the picker's certificate is verified by; without it the picker is asked in plaintext.
+    #[arg(long, value_name = "FILE")]
+    pub picker_ca: Option<PathBuf>,
+    /// The name in the picker's certificate.
+    #[arg(long, default_value = "localhost", requires = "picker_ca", value_name = "NAME")]
+    pub picker_name: String,
+    /// What happens when the picker is away: requests go on to any endpoint of their pool, or they fail.
+    #[arg(long, value_enum, default_value_t = FailureModeArg::FailClose)]
+    pub failure_mode: FailureModeArg,
+    /// Whether responses pass the picker (for usage and latency), or only its picks are asked for.
+    #[arg(long, value_enum, default_value_t = ResponsesArg::Full)]
+    pub responses: ResponsesArg,
+}
+
+/// What happens when the picker is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum FailureModeArg {
+    /// Requests go on to any endpoint of their pool.
+    FailOpen,
+    /// Requests fail.
+    FailClose,
+}
+
+/// Whether responses pass the picker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ResponsesArg {
+    /// All of them.
+    Full,
+    /// Their headers alone.
+    None,
+}
+
+/// `pointsman sim-server`.
+#[derive(Clone, Debug, Args)]
+pub struct SimServerArgs {
+    /// Where it listens.
+    #[arg(long, default_value = "127.0.0.1:8000", value_name = "ADDRESS")]
+    pub listen: SocketAddr,
+    /// Its name, in the response header `x-sim-server`.
+    #[arg(long, default_value = "sim")]
+    pub name: String,
+    /// The model that it serves.
+    #[arg(long, default_value = "sim-8b")]
+    pub model: String,
+    /// How fast it is: 0.5 takes twice as long.
+    #[arg(long, default_value_t = 1.0)]
+    pub speed: f64,
+    /// LoRA adapters that it can load; may be given again.
+    #[arg(long = "lora", value_name = "NAME")]
+    pub loras: Vec<String>,
+    /// How many adapters fit at once.
+    #[arg(long, default_value_t = 4)]
+    pub max_lora: usize,
+    /// Size of the KV cache in tokens.
+    #[arg(long, value_name = "TOKENS")]
+    pub kv_cache_tokens: Option<usize>,
+    /// Sequences in the batch at most.
+    #[arg(long)]
+    pub max_running: Option<usize>,
+    /// Makes its small irregularities repeatable.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Faults from the start, as JSON; see `POST /sim/faults`.
+    #[arg(long, value_name = "JSON")]
+    pub faults: Option<String>,
+}
+
+/// `pointsman demo`.
+#[derive(Clone, Debug, Args)]
+pub struct DemoArgs {
+    /// Leave servers, picker and Envoy running afterwards, with the line to try them by.
+    #[arg(long)]
+    pub keep: bool,
+    /// The seed of servers and workload.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Seconds of load a strategy.
+    #[arg(long, default_value_t = crate::demo::DEFAULT_SECONDS, value_parser = clap::value_parser!(u64).range(5..=3600))]
+    pub seconds: u64,
+    /// Requests a second; by default the committed share of round robin's saturation.
+    #[arg(long, value_parser = parse_rate)]
+    pub rate: Option<f64>,
+    /// Where report, configurations and logs go.
+    #[arg(long, default_value = "demo-report", value_name = "DIR")]
+    pub output: PathBuf,
+    /// The Envoy to run; by default the one that `make tools` fetched.
+    #[arg(long, env = "POINTSMAN_ENVOY", value_name = "FILE")]
+    pub envoy: Option<PathBuf>,
+    /// Find the highest rate that round robin bears, instead of the demo.
+    #[arg(long, conflicts_with_all = ["keep", "rate", "seconds"])]
+    pub find_saturation: bool,
+    /// Print the result as JSON; the table goes to stderr then.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Requests a second that make sense on one machine.
+fn parse_rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse::<f64>().ok().filter(|rate| (0.1..=1000.0).contains(rate));
+    rate.ok_or_else(|| format!("{text:?} is no rate: give requests a second, 0.1 to 1000"))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    pointsman_core::config::units::parse_duration(text)
+        .ok_or_else(|| format!("{text:?} is no duration: write it like 30s, 500ms or 1m30s"))
+}

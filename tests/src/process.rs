@@ -1,0 +1,120 @@
+//! Programs that tests start: found or built, given a log, and ended by their own id.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use tokio::process::{Child, Command};
+
+/// How long a program may take to end after SIGTERM.
+const END_DEADLINE: Duration = Duration::from_secs(45);
+
+/// A program of a test. Dropping it kills it.
+#[derive(Debug)]
+pub struct Program {
+    name: &'static str,
+    child: Child,
+    log: PathBuf,
+}
+
+impl Program {
+    /// Starts `command`, its output going to `name.log` in `folder`.
+    pub fn start(name: &'static str, mut command: Command, folder: &Path) -> Result<Self> {
+        let log = folder.join(format!("{name}.log"));
+        let file = File::options().create(true).append(true).open(&log)?;
+        command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
+        let child = command.spawn().with_context(|| format!("starting {name}: {command:?}"))?;
+        Ok(Self { name, child, log })
+    }
+
+    /// What it has written so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    /// Its process id, while it runs.
+    pub fn id(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Fails, with what it wrote, when it has ended.
+    pub fn must_run(&mut self) -> Result<()> {
+        match self.child.try_wait()? {
+            None => Ok(()),
+            Some(status) => bail!("{} ended with {status}:\n{}", self.name, self.log()),
+        }
+    }
+
+    /// Ends it at once, as a crash would.
+    pub async fn kill(&mut self) -> Result<()> {
+        self.child.kill().await.with_context(|| format!("killing {}", self.name))
+    }
+
+    /// Sends it a signal by name, such as `TERM` or `STOP`.
+    pub async fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.id().with_context(|| format!("{} has ended", self.name))?;
+        let sent = Command::new("kill").arg(format!("-{signal}")).arg(id.to_string()).status().await?;
+        if sent.success() { Ok(()) } else { bail!("kill -{signal} {id} failed") }
+    }
+
+    /// Waits until it has ended; its exit code.
+    pub async fn ended(&mut self) -> Result<Option<i32>> {
+        let ended = tokio::time::timeout(END_DEADLINE, self.child.wait()).await;
+        Ok(ended.with_context(|| format!("{} does not end:\n{}", self.name, self.log()))??.code())
+    }
+}
+
+/// The folder of the programs that cargo built beside the running test.
+fn target_folder() -> Result<PathBuf> {
+    let test = std::env::current_exe()?;
+    let folder = test.ancestors().find(|folder| folder.join(".fingerprint").is_dir());
+    Ok(folder.context("the test does not run from cargo's target folder")?.to_owned())
+}
+
+/// A program of this workspace, by package and name: built once a test run, in the test's own profile, so that no test
+/// meets a stale one.
+pub fn built(package: &str, name: &str) -> Result<PathBuf> {
+    static BUILT: OnceLock<std::result::Result<(), String>> = OnceLock::new();
+    let folder = target_folder()?;
+    let is_release = folder.file_name().is_some_and(|name| name == "release");
+    let build = || {
+        let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(repository());
+        cargo.args(is_release.then_some("--release"));
+        match cargo.status() {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(format!("cargo build of the programs ended with {status}")),
+            Err(error) => Err(format!("cargo build of the programs: {error}")),
+        }
+    };
+    BUILT.get_or_init(build).clone().map_err(anyhow::Error::msg)?;
+    let program = folder.join(name);
+    if program.is_file() { Ok(program) } else { bail!("{package} has no program {name}") }
+}
+
+/// The repository's root.
+pub fn repository() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// The real Envoy: the one that `POINTSMAN_ENVOY` names, or the one that `xtask tools` fetched.
+pub fn envoy() -> Result<PathBuf> {
+    let program = match std::env::var_os("POINTSMAN_ENVOY") {
+        Some(program) => PathBuf::from(program),
+        None => {
+            let folder = |name: &str, rest: &str| {
+                std::env::var_os(name).filter(|value| !value.is_empty()).map(|value| PathBuf::from(value).join(rest))
+            };
+            let cache = folder("POINTSMAN_CACHE", "")
+                .or_else(|| folder("XDG_CACHE_HOME", "pointsman"))
+                .or_else(|| folder("HOME", ".cache/pointsman"))
+                .context("neither POINTSMAN_CACHE nor HOME is set")?;
+            let version = include_str!("../../tools/envoy.version").trim_ascii();
+            cache.join(format!("envoy-{version}/envoy"))
+        }
+    };
+    if program.is_file() { Ok(program) } else { bail!("{} is not there: run `make tools`", program.display()) }
+}

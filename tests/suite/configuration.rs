@@ -1,0 +1,112 @@
+use std::time::Duration;
+
+use pointsman_tests::process::built;
+use pointsman_tests::stack::{Plan, Stack};
+use tokio::process::Command;
+
+use crate::chat;
+
+fn endpoints(page: &serde_json::Value) -> usize {
+    page[0]["endpoints"].as_array().map_or(0, Vec::len)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_changed_file_reaches_the_picker_and_envoy_and_a_bad_one_changes_nothing() {
+    let stack = Stack::start(Plan::new(3)).await.unwrap();
+    let whole = stack.configuration();
+    stack.rewrite_configuration("pools: [{name: x, endpoints: [{nmae: a}]}]").unwrap();
+    let rejected = || async { stack.metric("pointsman_config_rejections_total", &[]).await.unwrap() };
+    for _ in 0..200 {
+        if rejected().await > 0.0 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(rejected().await, 1.0);
+    assert_eq!(stack.metric("pointsman_config_rejected", &[]).await.unwrap(), 1.0);
+    assert!(stack.picker.log().contains("did you mean"), "{}", stack.picker.log());
+    let answer = stack.post("/v1/chat/completions", chat(100, 1, false).to_string()).await.unwrap();
+    assert_eq!(answer.status, 200);
+
+    let one: Vec<&str> = whole.lines().filter(|line| !line.contains("server-11") && !line.contains("server-12")).collect();
+    stack.rewrite_configuration(&one.join("\n")).unwrap();
+    stack.until_pools("down to one endpoint", |page| endpoints(page) == 1).await.unwrap();
+    for _ in 0..10 {
+        let answer = stack.post("/v1/chat/completions", chat(100, 1, false).to_string()).await.unwrap();
+        assert_eq!((answer.status, answer.header("x-sim-server")), (200, "server-10"));
+    }
+    stack.rewrite_configuration(&whole).unwrap();
+    stack.until_pools("back to three endpoints", |page| endpoints(page) == 3).await.unwrap();
+    let mut served = std::collections::HashSet::new();
+    for _ in 0..200 {
+        let answer = stack.post("/v1/chat/completions", chat(10, 1, false).to_string()).await.unwrap();
+        assert_eq!(answer.status, 200);
+        served.insert(answer.header("x-sim-server").to_owned());
+        if served.len() == 3 {
+            return;
+        }
+    }
+    panic!("endpoints that came back are never used: {served:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn envoy_verifies_the_pickers_certificate() {
+    let mut plan = Plan::new(2);
+    plan.tls = true;
+    let stack = Stack::start(plan).await.unwrap();
+    for stream in [false, true] {
+        let answer = stack.post("/v1/chat/completions", chat(200_000, 5, stream).to_string()).await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+    }
+    stack.until_idle().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_log_level_changes_at_run_time_and_logs_hold_no_prompt() {
+    let stack = Stack::start(Plan::new(1)).await.unwrap();
+    let canary = "canary-7d1f";
+    let put = Command::new("true").status().await.unwrap();
+    assert!(put.success());
+    let mut body = chat(100, 1, false);
+    body["messages"][0]["content"] = canary.into();
+    stack.post("/v1/chat/completions", body.to_string()).await.unwrap();
+    stack.post("/v1/chat/completions", format!("{{\"model\": \"{canary}\" {canary}")).await.unwrap();
+    let decisions = stack.admin("/debug/decisions").await.unwrap().to_string();
+    assert!(!stack.picker.log().contains(canary) && !decisions.contains(canary));
+    assert!(!stack.metrics().await.unwrap().contains(canary));
+}
+
+#[tokio::test]
+async fn validate_tells_every_problem_with_its_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bad.yaml");
+    let text = "endpoints:\n- {name: a, address: 10.0.0.1, port: 0}\nscheduling:\n  profile:\n    scorers:\n    - {type: queue-scoer}\n  falbacks: 2\n";
+    std::fs::write(&file, text).unwrap();
+    let run = |file: std::path::PathBuf| async move {
+        Command::new(built("pointsman", "pointsman").unwrap()).arg("validate").arg(file).output().await.unwrap()
+    };
+    let output = run(file).await;
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    for expected in [":2:", ":6:", ":7:", "did you mean \"queue-scorer\"?", "did you mean \"fallbacks\"?"] {
+        assert!(told.contains(expected), "{expected} is missing:\n{told}");
+    }
+    let good = pointsman_tests::process::repository().join("examples/endpoints.yaml");
+    assert_eq!(run(good).await.status.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_wrong_flag_and_a_missing_file_are_told_plainly() {
+    let pointsman = built("pointsman", "pointsman").unwrap();
+    for (arguments, expected) in [
+        (&["serve", "--confg", "x"][..], "--config"),
+        (&["serve", "--config", "/nonexistent/x.yaml"], "/nonexistent"),
+        (&["sim-server", "--faults", "nonsense"], "--faults"),
+        (&["envoy-bootstrap", "--config", "/nonexistent/x.yaml"], "/nonexistent"),
+    ] {
+        let output = Command::new(&pointsman).args(arguments).output().await.unwrap();
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success());
+        assert!(told.contains(expected) && !told.contains("panicked"), "{arguments:?}:\n{told}");
+    }
+}

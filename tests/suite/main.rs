@@ -1,0 +1,31 @@
+//! The suite: Pointsman among its real neighbours, and what holds for the repository as a whole.
+
+#![expect(clippy::unwrap_used, reason = "all of this is a test: what it cannot have, it fails on")]
+
+/// Bodies through a real Envoy, of every size and in every mode.
+mod bodies;
+/// Configuration files, TLS, and what a running picker makes of changes.
+mod configuration;
+/// The documents that say what the code does.
+mod docs;
+/// The edges between our crates.
+mod edges;
+/// What clients see when something dies, panics or drains.
+mod failures;
+/// Who serves, and who may say so.
+mod routing;
+/// Streamed answers.
+mod streams;
+
+use serde_json::{Value, json};
+
+/// A chat request of about `bytes` bytes of prompt.
+fn chat(bytes: usize, max_tokens: u32, stream: bool) -> Value {
+    let content = "All work and no play makes Jack a dull boy. ".repeat(bytes / 44 + 1);
+    json!({
+        "messages": [{"role": "user", "content": &content[..bytes.max(1)]}],
+        "model": "any",
+        "max_tokens": max_tokens,
+        "stream": stream,
+    })
+}
