@@ -26,6 +26,8 @@ pub enum Reason {
     PoolUnknown,
     /// The request stood still for longer than the idle limit.
     RequestTimeout,
+    /// The response, or the wait for it, stood still for longer than the idle limit.
+    ResponseTimeout,
     /// The process is going away.
     ShuttingDown,
     /// A defect of ours: a plugin panicked, or an invariant broke.
@@ -34,7 +36,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, in the order of declaration.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::BadJson,
         Self::DuplicateKey,
         Self::ModelMissing,
@@ -45,6 +47,7 @@ impl Reason {
         Self::FilteredOut,
         Self::PoolUnknown,
         Self::RequestTimeout,
+        Self::ResponseTimeout,
         Self::ShuttingDown,
         Self::Internal,
     ];
@@ -62,6 +65,7 @@ impl Reason {
             Self::FilteredOut => "filtered-out",
             Self::PoolUnknown => "pool-unknown",
             Self::RequestTimeout => "request-timeout",
+            Self::ResponseTimeout => "response-timeout",
             Self::ShuttingDown => "shutting-down",
             Self::Internal => "internal",
         }

@@ -19,9 +19,10 @@ use pointsman_core::facts::Subset;
 use pointsman_core::pool::{Flight, Pool};
 use pointsman_core::reason::Reason;
 use pointsman_core::time::Tick;
+use prost::Message;
 
 use crate::metrics::{Metrics, ModelMetrics, Outcome};
-use crate::pb::{BodySendMode, ProcessingRequest, ProcessingResponse, ProtocolConfiguration, Request};
+use crate::pb::{BodySendMode, Metadata, ProcessingRequest, ProcessingResponse, ProtocolConfiguration, Request};
 use crate::refusal::Refusal;
 use crate::settings::{BufferBudget, Limits, PoolDirectory, RequestIds, Reservation};
 use request::RequestSide;
@@ -114,6 +115,14 @@ impl Modes {
     }
 }
 
+/// What a silent gateway is waited for.
+enum Awaited {
+    Request,
+    Response,
+    /// That it closes a stream whose response is whole.
+    Close,
+}
+
 impl Exchange {
     /// A stream that was just opened.
     pub fn new(shared: Arc<Shared>, opening: Opening, now: Tick) -> Self {
@@ -148,12 +157,17 @@ impl Exchange {
         if matches!(self.request, RequestSide::Expected) {
             self.modes = Modes::of(protocol_config.as_ref());
         }
-        let metadata = metadata_context.as_ref();
         match request {
-            Some(Request::RequestHeaders(headers)) => self.request_headers(&headers, metadata, now),
+            Some(Request::RequestHeaders(headers)) => match Metadata::decode(metadata_context) {
+                Ok(metadata) => self.request_headers(&headers, &metadata, now),
+                Err(_) => self.protocol_error("the metadata context is no metadata"),
+            },
             Some(Request::RequestBody(body)) => self.request_body(body, now),
             Some(Request::RequestTrailers(_)) => self.request_trailers(now),
-            Some(Request::ResponseHeaders(headers)) => self.response_headers(&headers, metadata, now),
+            Some(Request::ResponseHeaders(headers)) => match Metadata::decode(metadata_context) {
+                Ok(metadata) => self.response_headers(&headers, &metadata, now),
+                Err(_) => self.protocol_error("the metadata context is no metadata"),
+            },
             Some(Request::ResponseBody(body)) => self.response_body(body, now),
             Some(Request::ResponseTrailers(_)) => self.response_trailers(now),
             // A kind of message newer than this picker: there is nothing to answer it with.
@@ -182,36 +196,49 @@ impl Exchange {
     }
 
     /// What is waited for, and for how long.
-    fn patience(&self) -> Option<(&'static str, Duration)> {
+    fn patience(&self) -> Option<(Awaited, Duration)> {
         let Limits { request_idle, response_idle, .. } = self.shared.limits;
         // A gateway that buffers a body shows nothing of it until it is whole, however steadily it comes.
         let body_idle = if self.modes.buffer_requests() { response_idle } else { request_idle };
         match (&self.request, &self.response) {
+            (_, ResponseSide::Done) => Some((Awaited::Close, response_idle)),
             (_, response) if response.is_whole() => None,
-            (_, ResponseSide::Streaming(_)) => Some(("response", response_idle)),
-            (RequestSide::Expected | RequestSide::Held(_), _) => Some(("request", request_idle)),
-            (RequestSide::Buffered(_), _) => Some(("request", body_idle)),
-            (RequestSide::Passing(passing), _) if passing.awaits_body() => Some(("request", body_idle)),
-            _ => Some(("response", response_idle)),
+            (_, ResponseSide::Streaming(_)) => Some((Awaited::Response, response_idle)),
+            (RequestSide::Expected | RequestSide::Held(_), _) => Some((Awaited::Request, request_idle)),
+            (RequestSide::Buffered(_), _) => Some((Awaited::Request, body_idle)),
+            (RequestSide::Passing(passing), _) if passing.awaits_body() => Some((Awaited::Request, body_idle)),
+            _ => Some((Awaited::Response, response_idle)),
         }
     }
 
     /// The deadline came, and nothing else.
     pub fn on_deadline(&mut self) {
         let Some((awaited, idle)) = self.patience() else { return };
-        let mut refusal = Refusal::new(Reason::RequestTimeout);
-        refusal.message = format!("nothing of the {awaited} came for {} s", idle.as_secs());
-        self.refuse(refusal);
+        if self.is_settled() {
+            self.end.get_or_insert(End::Ok);
+            return;
+        }
+        let (reason, awaited) = match awaited {
+            Awaited::Request | Awaited::Close => (Reason::RequestTimeout, "request"),
+            Awaited::Response => (Reason::ResponseTimeout, "response"),
+        };
+        let message = format!("nothing of the {awaited} came for {} s", idle.as_secs());
+        self.refuse(Refusal { reason, message });
     }
 
-    /// The process goes away and waits no longer.
-    pub fn on_shutdown(&mut self) {
+    /// Whether all that came was answered, and nothing more is owed to the gateway.
+    fn is_settled(&self) -> bool {
         let request_is_whole = match &self.request {
             RequestSide::Passing(passing) => !passing.awaits_body(),
             RequestSide::Refused => true,
             _ => false,
         };
-        if request_is_whole && self.response.is_whole() {
+        request_is_whole && self.response.is_whole()
+    }
+
+    /// The process goes away and waits no longer.
+    pub fn on_shutdown(&mut self) {
+        if self.is_settled() {
             self.end.get_or_insert(End::Ok);
         } else {
             self.refuse(Refusal::new(Reason::ShuttingDown));

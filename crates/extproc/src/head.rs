@@ -97,7 +97,7 @@ impl<'a> ResponseHead<'a> {
 
 /// The gateway's subset: a list of addresses, or (as some gateways write it) one string with commas. What is no
 /// address is passed over, so that a list of nothing else is an empty subset and not the whole pool.
-pub(crate) fn subset(metadata: Option<&Metadata>) -> Subset {
+pub(crate) fn subset(metadata: &Metadata) -> Subset {
     let mut addresses = Vec::new();
     let mut read = |text: &str| {
         let room = SUBSET_MAX - addresses.len();
@@ -118,15 +118,15 @@ pub(crate) fn subset(metadata: Option<&Metadata>) -> Subset {
 }
 
 /// The address that the gateway says has served.
-pub(crate) fn served(metadata: Option<&Metadata>) -> Option<SocketAddr> {
+pub(crate) fn served(metadata: &Metadata) -> Option<SocketAddr> {
     match field(metadata, METADATA_NAMESPACE, SERVED)?.kind.as_ref()? {
         Kind::StringValue(text) => text.trim().parse().ok(),
         _ => None,
     }
 }
 
-fn field<'a>(metadata: Option<&'a Metadata>, namespace: &str, key: &str) -> Option<&'a Value> {
-    metadata?.filter_metadata.get(namespace)?.fields.get(key)
+fn field<'a>(metadata: &'a Metadata, namespace: &str, key: &str) -> Option<&'a Value> {
+    metadata.filter_metadata.get(namespace)?.fields.get(key)
 }
 
 fn is_control(key: &str) -> bool {

@@ -68,13 +68,14 @@ pub fn http_status(reason: Reason) -> u16 {
         | Reason::SubsetEmpty
         | Reason::FilteredOut
         | Reason::ShuttingDown => 503,
+        Reason::ResponseTimeout => 504,
     }
 }
 
 fn grpc_code(reason: Reason) -> tonic::Code {
     match reason {
         Reason::BadJson | Reason::DuplicateKey | Reason::ModelMissing => tonic::Code::InvalidArgument,
-        Reason::RequestTimeout => tonic::Code::DeadlineExceeded,
+        Reason::RequestTimeout | Reason::ResponseTimeout => tonic::Code::DeadlineExceeded,
         Reason::BodyTooLarge | Reason::BufferFull => tonic::Code::ResourceExhausted,
         Reason::PoolUnknown | Reason::Internal => tonic::Code::Internal,
         Reason::NoReadyEndpoint | Reason::SubsetEmpty | Reason::FilteredOut | Reason::ShuttingDown => {
@@ -95,6 +96,7 @@ fn usual_message(reason: Reason) -> &'static str {
         Reason::FilteredOut => "no endpoint passes the pool's filters",
         Reason::PoolUnknown => "the gateway named no pool that this picker serves",
         Reason::RequestTimeout => "the request stood still for too long",
+        Reason::ResponseTimeout => "the model server stood still for too long",
         Reason::ShuttingDown => "the picker is shutting down; try again",
         Reason::Internal => "the picker failed to decide",
     }

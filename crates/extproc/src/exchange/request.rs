@@ -97,7 +97,7 @@ fn too_large(limit: u64) -> Refusal {
 }
 
 impl Exchange {
-    pub(super) fn request_headers(&mut self, headers: &HttpHeaders, metadata: Option<&Metadata>, now: Tick) {
+    pub(super) fn request_headers(&mut self, headers: &HttpHeaders, metadata: &Metadata, now: Tick) {
         if !matches!(self.request, RequestSide::Expected) {
             return self.protocol_error("request headers came twice");
         }

@@ -73,7 +73,7 @@ pub(super) fn tally(cell: &EndpointCell, response: &ResponseSide, failed: bool) 
 }
 
 impl Exchange {
-    pub(super) fn response_headers(&mut self, headers: &HttpHeaders, metadata: Option<&Metadata>, now: Tick) {
+    pub(super) fn response_headers(&mut self, headers: &HttpHeaders, metadata: &Metadata, now: Tick) {
         if matches!(self.request, RequestSide::Expected) {
             return self.protocol_error("a response came before its request");
         }

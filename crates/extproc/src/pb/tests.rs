@@ -142,10 +142,11 @@ fn what_comes_beside_a_part_reads_as_envoy_wrote_it() {
         agree(
             ProcessingRequest {
                 request: None,
-                metadata_context: Some(Metadata {
+                metadata_context: Metadata {
                     filter_metadata: [("envoy.lb".to_owned(), our_struct("metadata"))].into(),
-                }),
-                attributes: [("envoy.filters.http.ext_proc".to_owned(), our_struct("attributes"))].into(),
+                }
+                .encode_to_vec()
+                .into(),
                 observability_mode: true,
                 protocol_config: Some(ProtocolConfiguration {
                     request_body_mode: request_mode.into(),
@@ -158,7 +159,6 @@ fn what_comes_beside_a_part_reads_as_envoy_wrote_it() {
                     filter_metadata: HashMap::from([("envoy.lb".to_owned(), their_struct("metadata"))]),
                     ..their_core::Metadata::default()
                 }),
-                attributes: HashMap::from([("envoy.filters.http.ext_proc".to_owned(), their_struct("attributes"))]),
                 observability_mode: true,
                 protocol_config: Some(theirs::ProtocolConfiguration {
                     request_body_mode: request_mode.into(),

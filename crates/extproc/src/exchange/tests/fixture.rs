@@ -12,6 +12,7 @@ use pointsman_core::prefix::PrefixLayout;
 use pointsman_core::scorers::Scorer;
 use pointsman_core::signals::Signals;
 use prometheus_client::registry::Registry;
+use prost::Message;
 
 use super::super::*;
 use crate::pb::{
@@ -147,7 +148,7 @@ impl Gateway {
         let message = ProcessingRequest {
             request: Some(request),
             protocol_config: self.modes.take(),
-            metadata_context: self.metadata.take(),
+            metadata_context: self.metadata.take().map(|metadata| metadata.encode_to_vec()).unwrap_or_default().into(),
             ..ProcessingRequest::default()
         };
         self.exchange.on(message, self.now);

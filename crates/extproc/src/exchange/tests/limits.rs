@@ -104,10 +104,11 @@ struct Silence {
 fn every_phase_has_a_limit_of_time() {
     use BodySendMode::{Buffered, FullDuplexStreamed, None as NoBody, Streamed};
     let refused: &[&str] = &["immediate 408 request-timeout"];
+    let unanswered: &[&str] = &["immediate 504 response-timeout"];
     let part = || body(r#"{"model":"#, false);
     let asked = || vec![post(CHAT), body(chat("hi"), true)];
     let replied = || [asked(), vec![answered("200", "text/event-stream", false)]].concat();
-    let late = "DeadlineExceeded: request-timeout: nothing of the response came for 300 s";
+    let late = "DeadlineExceeded: response-timeout: nothing of the response came for 300 s";
     for silence in [
         Silence {
             name: "nothing ever came",
@@ -158,13 +159,13 @@ fn every_phase_has_a_limit_of_time() {
             says: refused,
             ends: "ok",
         },
-        Silence { name: "no response", modes: DUPLEX, script: asked(), waits: 300, says: refused, ends: "ok" },
+        Silence { name: "no response", modes: DUPLEX, script: asked(), waits: 300, says: unanswered, ends: "ok" },
         Silence {
             name: "no response, and no body to be seen",
             modes: modes(NoBody, NoBody, false),
             script: vec![post(CHAT)],
             waits: 300,
-            says: refused,
+            says: unanswered,
             ends: "ok",
         },
         Silence {
@@ -202,10 +203,22 @@ fn every_phase_has_a_limit_of_time() {
         {
             assert!(String::from_utf8_lossy(&immediate.body).contains(&message), "{}: {immediate:?}", silence.name);
         }
-        assert_eq!(fixture.series(r#"errors_total{reason="request-timeout"}"#), 1.0);
+        let reasons = ["request-timeout", "response-timeout"];
+        let counted = reasons.map(|reason| fixture.series(&format!(r#"errors_total{{reason="{reason}"}}"#)));
+        assert_eq!(counted.iter().sum::<f64>(), 1.0, "{}: {counted:?}", silence.name);
         drop(gateway);
         fixture.assert_at_rest();
     }
+}
+
+#[test]
+fn a_gateway_that_does_not_close_an_answered_stream_loses_it() {
+    let fixture = Fixture::new();
+    let mut gateway = fixture.open(DUPLEX);
+    gateway.send_all([post(CHAT), body(chat("hi"), true), answered("204", "", true)]);
+    assert_eq!(gateway.exchange.deadline(), Some(gateway.now + Duration::from_secs(300)));
+    gateway.exchange.on_deadline();
+    assert_eq!(gateway.end().as_deref(), Some("ok"));
 }
 
 #[test]

@@ -19,11 +19,9 @@ pub struct ProtocolConfiguration {
 /// What Envoy tells the processor: one part of the request or of the response.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ProcessingRequest {
-    #[prost(message, optional, tag = "8")]
-    pub metadata_context: ::core::option::Option<super::super::super::config::core::v3::Metadata>,
-    /// Attributes that the filter is configured to send, by the name of the filter.
-    #[prost(btree_map = "string, message", tag = "9")]
-    pub attributes: ::prost::alloc::collections::BTreeMap<::prost::alloc::string::String, ::prost_types::Struct>,
+    /// An envoy.config.core.v3.Metadata, left encoded: Envoy sends it with every chunk, and it is read with headers only.
+    #[prost(bytes = "bytes", tag = "8")]
+    pub metadata_context: ::prost::bytes::Bytes,
     /// Envoy sends copies and reads no answer.
     #[prost(bool, tag = "10")]
     pub observability_mode: bool,
