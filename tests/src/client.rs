@@ -103,7 +103,12 @@ impl Client {
     }
 
     /// Posts a body and hands out the answer as soon as its headers are there.
-    pub async fn begin(&self, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Response<Incoming>> {
+    pub async fn begin(
+        &self,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: impl Into<Bytes>,
+    ) -> Result<Response<Incoming>> {
         Ok(self.inner.request(request(Method::POST, url, headers, full(body.into()))?).await?)
     }
 

@@ -67,10 +67,10 @@ async fn every_body_mode_of_envoy_works() {
         |wiring| (wiring.request_body, wiring.response_body) = (BodyMode::Buffered, BodyMode::FullDuplex),
     ];
     for eager in [false, true] {
-        let pools = wirings.iter().enumerate().map(|(at, wire)| PoolPlan {
-            wire: *wire,
-            ..PoolPlan::new(&format!("default/mode-{at}"), 1)
-        });
+        let pools = wirings
+            .iter()
+            .enumerate()
+            .map(|(at, wire)| PoolPlan { wire: *wire, ..PoolPlan::new(&format!("default/mode-{at}"), 1) });
         let mut plan = Plan::of(pools.collect());
         if eager {
             plan.options = |options| options.send_body_without_waiting_for_header_response = true;
@@ -157,7 +157,13 @@ async fn refusals_are_openai_shaped_and_reach_the_client() {
         ];
         for answer in answers.into_iter().take(if body.is_empty() { 1 } else { 2 }) {
             let answer = answer.unwrap();
-            assert_eq!((answer.status, answer.header("x-pointsman-reason")), (status, code), "{}\n{}", answer.text(), stack.envoy.log());
+            assert_eq!(
+                (answer.status, answer.header("x-pointsman-reason")),
+                (status, code),
+                "{}\n{}",
+                answer.text(),
+                stack.envoy.log()
+            );
             assert_eq!(answer.header("content-type"), "application/json");
             assert_eq!(answer.header("x-request-id"), "r-7");
             let error = &answer.json().unwrap()["error"];

@@ -28,7 +28,8 @@ async fn a_changed_file_reaches_the_picker_and_envoy_and_a_bad_one_changes_nothi
     let answer = stack.post("/v1/chat/completions", chat(100, 1, false).to_string()).await.unwrap();
     assert_eq!(answer.status, 200);
 
-    let one: Vec<&str> = whole.lines().filter(|line| !line.contains("server-11") && !line.contains("server-12")).collect();
+    let one: Vec<&str> =
+        whole.lines().filter(|line| !line.contains("server-11") && !line.contains("server-12")).collect();
     stack.rewrite_configuration(&one.join("\n")).unwrap();
     stack.until_pools("down to one endpoint", |page| endpoints(page) == 1).await.unwrap();
     for _ in 0..10 {

@@ -42,7 +42,8 @@ async fn a_conversation_stays_with_the_server_that_holds_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_client_says_of_destinations_changes_nothing() {
-    let stack = Stack::start(Plan::of(vec![PoolPlan::new("default/a", 2), PoolPlan::new("default/b", 1)])).await.unwrap();
+    let stack =
+        Stack::start(Plan::of(vec![PoolPlan::new("default/a", 2), PoolPlan::new("default/b", 1)])).await.unwrap();
     let elsewhere = stack.servers[1][0].addr().to_string();
     let own: HashSet<_> = stack.servers[0].iter().map(|server| server.name().to_owned()).collect();
     let named: Vec<_> = DESTINATIONS.iter().chain(CONTROLS).map(|name| (*name, elsewhere.as_str())).collect();
@@ -116,14 +117,18 @@ async fn every_api_is_read_and_anything_else_is_passed_through() {
     let stack = Stack::start(Plan::new(2)).await.unwrap();
     let prompt = "tell me more ".repeat(200);
     let bodies: [(&str, Value); 5] = [
-        ("/v1/chat/completions", json!({"model": "any", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1})),
+        (
+            "/v1/chat/completions",
+            json!({"model": "any", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1}),
+        ),
         ("/v1/completions", json!({"model": "any", "prompt": prompt, "max_tokens": 1})),
         ("/v1/embeddings", json!({"model": "any", "input": prompt})),
         ("/v1/responses", json!({"model": "any", "input": prompt, "max_output_tokens": 1})),
         ("/v1/messages", json!({"model": "any", "messages": [{"role": "user", "content": prompt}], "max_tokens": 1})),
     ];
     for (path, body) in bodies {
-        let answer = stack.client.post(&format!("{}{path}", stack.url(0)), &[("x-request-id", path)], body.to_string()).await;
+        let answer =
+            stack.client.post(&format!("{}{path}", stack.url(0)), &[("x-request-id", path)], body.to_string()).await;
         let answer = answer.unwrap();
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
         let decisions = stack.admin(&format!("/debug/decisions?request_id={path}")).await.unwrap();

@@ -31,6 +31,9 @@ async fn tokens_arrive_one_by_one_and_the_first_is_not_held_back() {
     let ttft = stack.metric("pointsman_request_ttft_seconds_count", &["any"]).await.unwrap();
     let gaps = stack.metric("pointsman_request_inter_token_seconds_count", &["any"]).await.unwrap();
     assert_eq!((ttft, gaps), (1.0, 19.0));
+    let page = stack.admin("/debug/pools").await.unwrap();
+    let tpot = page[0]["endpoints"][0]["tpotMs"].as_f64().unwrap();
+    assert!((40.0..100.0).contains(&tpot), "{tpot} ms between tokens");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
 
 /// Where an endpoint lives in memory: a slot number, and which tenant of that slot it is.
 ///
@@ -65,8 +66,13 @@ pub struct EndpointCell {
     in_flight: AtomicU32,
     in_flight_tokens: AtomicU64,
     streaming: AtomicU32,
+    /// Seconds between two output tokens, as the bits of an `f32`; 0 until observed.
+    tpot: AtomicU32,
     tally: Tally,
 }
+
+/// How much one observation of the time between tokens moves the average.
+const TPOT_WEIGHT: f32 = 0.25;
 
 /// Totals of one endpoint's finished requests since it joined the pool. Only ever grow.
 #[derive(Debug, Default)]
@@ -90,8 +96,24 @@ impl EndpointCell {
             in_flight: AtomicU32::new(0),
             in_flight_tokens: AtomicU64::new(0),
             streaming: AtomicU32::new(0),
+            tpot: AtomicU32::new(0),
             tally: Tally::default(),
         }
+    }
+
+    /// Seconds between two output tokens of one response, as a moving average over the responses that passed; `None`
+    /// until one did. Slow servers, and servers with large batches, have large ones.
+    pub fn tpot(&self) -> Option<f32> {
+        let tpot = f32::from_bits(self.tpot.load(Ordering::Relaxed));
+        (tpot > 0.0).then_some(tpot)
+    }
+
+    /// Takes in the time between two output tokens, seen over several tokens of one response.
+    pub fn observe_tpot(&self, observed: Duration) {
+        let observed = observed.as_secs_f32().max(f32::MIN_POSITIVE);
+        let moved = self.tpot().map_or(observed, |average| average + TPOT_WEIGHT * (observed - average));
+        // Of two observations at once one may be lost: it is an average.
+        self.tpot.store(moved.to_bits(), Ordering::Relaxed);
     }
 
     /// Totals of its finished requests.

@@ -9,6 +9,7 @@ mod lora_affinity;
 mod prefix_cache;
 mod queue;
 mod running_requests_size;
+mod tpot;
 
 use crate::registry::{ParameterError, PluginDef};
 use crate::signals::Signals;
@@ -30,6 +31,7 @@ pub const BUILTIN: &[ScorerDef] = &[
     prefix_cache::DEF,
     queue::DEF,
     running_requests_size::DEF,
+    tpot::DEF,
 ];
 
 /// The score of a candidate whose telemetry is stale, where the scorer reads nothing else.

@@ -25,6 +25,8 @@ pub struct Signals<'a> {
     pub kv_cache_usage: &'a [f32],
     /// This process's requests in flight.
     pub in_flight: &'a [f32],
+    /// Seconds between two output tokens, learnt from responses; 0 until learnt.
+    pub tpot: &'a [f32],
     /// Tokens of the prompt that the candidate probably has in its cache.
     pub matched_tokens: &'a [f32],
 }
@@ -44,6 +46,7 @@ pub struct SignalColumns {
     running: Vec<f32>,
     kv_cache_usage: Vec<f32>,
     in_flight: Vec<f32>,
+    tpot: Vec<f32>,
     matched_tokens: Vec<f32>,
     matched_blocks: Vec<u32>,
 }
@@ -77,6 +80,7 @@ impl SignalColumns {
             self.running.push(load.running[row]);
             self.kv_cache_usage.push(load.kv_cache_usage[row]);
             self.in_flight.push(in_flight as f32);
+            self.tpot.push(members.cells[row].tpot().unwrap_or(0.0));
             self.matched_tokens.push(matched as f32);
         }
         Signals {
@@ -88,6 +92,7 @@ impl SignalColumns {
             running: &self.running,
             kv_cache_usage: &self.kv_cache_usage,
             in_flight: &self.in_flight,
+            tpot: &self.tpot,
             matched_tokens: &self.matched_tokens,
         }
     }
@@ -98,6 +103,7 @@ impl SignalColumns {
         self.running.clear();
         self.kv_cache_usage.clear();
         self.in_flight.clear();
+        self.tpot.clear();
         self.matched_tokens.clear();
         self.matched_blocks.clear();
     }

@@ -12,8 +12,11 @@ mod outcome;
 mod ports;
 mod progress;
 mod report;
+mod requests;
 mod saturation;
 mod scenario;
+#[cfg(test)]
+mod scratch;
 mod stage;
 mod strategy;
 mod table;
@@ -106,7 +109,7 @@ async fn play(args: &DemoArgs, envoy: &Path, folder: &Path, children: &mut Child
     if args.find_saturation {
         let found = saturation::find(args.seed, &stage, children, &mut display).await?;
         stage.end().await;
-        write_json(&folder.join("saturation.json"), &found)?;
+        write(&folder.join("saturation.json"), &json(&found)?)?;
         if args.json {
             print(&json(&found)?)?;
         } else {
@@ -119,10 +122,10 @@ async fn play(args: &DemoArgs, envoy: &Path, folder: &Path, children: &mut Child
     let workload = Arc::new(scenario::workload(args.seed, args.rate.unwrap_or(scenario::RATE), args.seconds));
     let described = Scenario::new(&workload, duration);
     display.say(&format!(
-        "{} conversations, {:.1} requests/s for {} s, once a strategy",
+        "{} conversations that come to {:.1} requests/s once they overlap, for {} s, the same for each strategy",
         described.conversations, described.requests_per_second, described.seconds
     ));
-    for earlier in ["index.html", "result.json"] {
+    for earlier in ["index.html", "requests.csv", "result.json"] {
         // An interrupted run leaves no report of the one before; absent the first time.
         let _ = fs::remove_file(folder.join(earlier));
     }
@@ -146,8 +149,9 @@ async fn play(args: &DemoArgs, envoy: &Path, folder: &Path, children: &mut Child
 /// Writes the report, and prints the table.
 fn publish(args: &DemoArgs, folder: &Path, outcome: &Outcome, trials: &[Trial]) -> Result<()> {
     let page = folder.join("index.html");
-    fs::write(&page, report::render(outcome, trials)).with_context(|| format!("writing {}", page.display()))?;
-    write_json(&folder.join("result.json"), outcome)?;
+    write(&page, &report::render(outcome, trials))?;
+    write(&folder.join("requests.csv"), &requests::csv(trials))?;
+    write(&folder.join("result.json"), &json(outcome)?)?;
     let table = table::render(outcome);
     if args.json {
         eprintln!("\n{table}");
@@ -162,8 +166,8 @@ fn publish(args: &DemoArgs, folder: &Path, outcome: &Outcome, trials: &[Trial]) 
     Ok(())
 }
 
-fn write_json(file: &Path, value: &impl Serialize) -> Result<()> {
-    fs::write(file, json(value)?).with_context(|| format!("writing {}", file.display()))
+fn write(file: &Path, text: &str) -> Result<()> {
+    fs::write(file, text).with_context(|| format!("writing {}", file.display()))
 }
 
 fn json(value: &impl Serialize) -> Result<String> {

@@ -123,13 +123,8 @@ async fn serve(
     let server = config.server.clone();
     let scrapes = pools::Scrapes::default();
     let shown = Arc::new(ArcSwap::from_pointee(describe(&config, &args)));
-    let mut pools = RunningPools::new(
-        Arc::clone(&directory),
-        Arc::clone(&scrapes),
-        telemetry,
-        supervisor.clone(),
-        start,
-    );
+    let mut pools =
+        RunningPools::new(Arc::clone(&directory), Arc::clone(&scrapes), telemetry, supervisor.clone(), start);
     pools.apply(config).await;
     config_metrics.generation.set(1);
 
@@ -285,7 +280,8 @@ fn describe(config: &LoadedConfig, args: &ServeArgs) -> Value {
         .pools
         .iter()
         .map(|pool| {
-            let scorers: Vec<Value> = pool.policy.profile.scorers.iter().map(|s| json!({"type": &*s.name, "weight": s.weight})).collect();
+            let scorers: Vec<Value> =
+                pool.policy.profile.scorers.iter().map(|s| json!({"type": &*s.name, "weight": s.weight})).collect();
             json!({
                 "name": pool.name,
                 "endpoints": pool.endpoints.len(),
@@ -315,13 +311,7 @@ fn metrics_page(registry: Arc<Mutex<MetricsRegistry>>) -> Router {
 
 /// Says not ready and goes on serving until no stream has been open for a while, the time is up, or a second signal
 /// comes.
-async fn drain(
-    args: &ServeArgs,
-    health: &HealthTeller,
-    shared: &Shared,
-    ended: &mut Ended,
-    signals: &mut Signals,
-) {
+async fn drain(args: &ServeArgs, health: &HealthTeller, shared: &Shared, ended: &mut Ended, signals: &mut Signals) {
     health.set_ready(false).await;
     tracing::info!(streams = shared.metrics.open_streams(), "draining");
     let quiet = async {

@@ -8,7 +8,8 @@ use crate::args::SimServerArgs;
 
 /// Runs the server until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: &SimServerArgs) -> Result<()> {
-    let mut engine = EngineConfig { speed: args.speed, max_lora: args.max_lora, seed: args.seed, ..EngineConfig::default() };
+    let mut engine =
+        EngineConfig { speed: args.speed, max_lora: args.max_lora, seed: args.seed, ..EngineConfig::default() };
     engine.kv_tokens = args.kv_cache_tokens.unwrap_or(engine.kv_tokens);
     engine.max_running = args.max_running.unwrap_or(engine.max_running);
     let faults = match &args.faults {

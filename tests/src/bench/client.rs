@@ -171,3 +171,37 @@ impl Answers {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::bench::noop;
+    use crate::bench::script::{KINDS, SHARED};
+
+    async fn noop_server() -> Connection {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { noop::serve_on(listener, None).await.unwrap() });
+        connect(address, None).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_noop_server_answers_as_a_gateway_wants_it() {
+        let connection = noop_server().await;
+        for kind in KINDS.iter().chain([&SHARED]) {
+            let served = connection.converse(&kind.script(1)).await.unwrap();
+            assert!(!served.has_destination, "{}", kind.name);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_back_whole_is_refused() {
+        let connection = noop_server().await;
+        let mut script = KINDS[2].script(1);
+        let bytes = std::mem::replace(&mut script.request_bytes, 7);
+        let error = connection.converse(&script).await.unwrap_err();
+        assert_eq!(error.to_string(), format!("{bytes} of 7 bytes came back"));
+    }
+}

@@ -12,10 +12,12 @@ use super::load::{Arrivals, Load, Round, idle};
 use super::picker::{Pace, Picker, Servers};
 use super::process::ServerProcess;
 use super::report::{Cell, IdleRow, Report};
-use super::script::{KINDS, Kind, Script};
+use super::script::{KINDS, Kind, SHARED, Script};
 
 /// Sizes of the pools.
 const ENDPOINTS: [usize; 2] = [10, 200];
+/// Requests under way for each endpoint, where all share a prompt.
+const SHARED_STREAMS: usize = 2;
 /// How long a picker settles before it is watched: first scrapes, connections.
 const SETTLE: Duration = Duration::from_secs(2);
 
@@ -71,16 +73,20 @@ pub async fn run(plan: &Plan, servers: &Servers) -> Result<Report> {
 
 type CellPlan = (usize, bool, &'static Kind, Arrivals, String);
 
-/// The lines of the table that are wanted: the closed loops, and one open loop for latency where nobody queues.
+/// The lines of the table that are wanted: the closed loops; one open loop, for latency where nobody queues; and one
+/// prompt that all share, under so many requests that they spread over all endpoints.
 fn cells(plan: &Plan) -> impl Iterator<Item = CellPlan> {
-    let closed = Arrivals::Closed { streams: plan.streams };
+    let streams = plan.streams;
     let open = Arrivals::Open { rate: plan.rate };
     let each = [false, true].into_iter().flat_map(|tls| ENDPOINTS.map(|endpoints| (endpoints, tls)));
     each.flat_map(move |(endpoints, tls)| {
         let name = move |kind: &Kind| format!("{}/{endpoints}/{}", kind.name, if tls { "tls" } else { "plain" });
-        let loops = KINDS.iter().map(move |kind| (endpoints, tls, kind, closed, name(kind)));
-        let kind = &KINDS[0];
-        loops.chain((!tls).then(|| (endpoints, tls, kind, open, format!("{}/open", name(kind)))))
+        let closed = move |kind, streams| (endpoints, tls, kind, Arrivals::Closed { streams }, name(kind));
+        let once = [
+            closed(&SHARED, streams.max(SHARED_STREAMS * endpoints)),
+            (endpoints, tls, &KINDS[0], open, format!("{}/open", name(&KINDS[0]))),
+        ];
+        KINDS.iter().map(move |kind| closed(kind, streams)).chain(once.into_iter().filter(move |_| !tls))
     })
     .filter(|cell| plan.wants(&cell.4))
 }

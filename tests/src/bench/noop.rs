@@ -4,6 +4,7 @@
 //! not even name a destination, so it does less than any picker must.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -34,9 +35,14 @@ pub fn run(args: &NoopArgs) -> Result<()> {
 async fn serve(args: &NoopArgs) -> Result<()> {
     let listener = TcpListener::bind(args.listen).await.with_context(|| format!("listening on {}", args.listen))?;
     eprintln!("{}", serde_json::json!({"message": "listening", "ext_proc": listener.local_addr()?.to_string()}));
+    serve_on(listener, args.tls_dir.as_deref()).await
+}
+
+/// Serves connections of `listener`, over TLS when there is a folder with `tls.crt` and `tls.key`.
+pub(super) async fn serve_on(listener: TcpListener, tls_dir: Option<&Path>) -> Result<()> {
     let limits = Limits::default();
     let mut builder = server::configure(Server::builder(), &limits);
-    if let Some(dir) = &args.tls_dir {
+    if let Some(dir) = tls_dir {
         let read = |name: &str| std::fs::read(dir.join(name)).with_context(|| format!("reading {name}"));
         let identity = Identity::from_pem(read("tls.crt")?, read("tls.key")?);
         builder = builder.tls_config(ServerTlsConfig::new().identity(identity)).context("setting up TLS")?;

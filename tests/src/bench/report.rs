@@ -170,7 +170,7 @@ impl Report {
         let (middle, most) = (median(shares.iter().copied()), shares.iter().copied().fold(0.0, f64::max));
         (most > DISTURBED).then(|| {
             format!(
-                "others took {:.0} % of the server's core in the median round, {:.0} % in the worst: figures are too high",
+                "others took {:.0} % of the server's core in the median round, {:.0} % in the worst: trust ratios alone",
                 middle * 1e2,
                 most * 1e2
             )

@@ -11,8 +11,6 @@ use serde_json::{Value, json};
 pub const MODEL: &str = "meta-llama/Llama-3.1-8B-Instruct";
 /// Sizes of the pieces in which a body arrives, by turns.
 const CHUNKS: [usize; 3] = [16 << 10, 32 << 10, 64 << 10];
-/// Requests that share the first half of their prompt.
-const SHARERS: usize = 8;
 /// Text of one turn of a conversation.
 const TURN: usize = 2 << 10;
 
@@ -25,17 +23,21 @@ pub struct Kind {
     pub prompt: usize,
     /// Different requests of this kind.
     pub variants: usize,
+    /// Requests that share the first half of their prompt.
+    pub sharers: usize,
     /// Chunks of its answer: 1 is a JSON document, more are events.
     pub output_chunks: usize,
 }
 
-/// The kinds that are measured.
+/// The kinds that are measured in every pool, over every transport.
 pub const KINDS: [Kind; 4] = [
-    Kind { name: "1KB", prompt: 1 << 10, variants: 512, output_chunks: 1 },
-    Kind { name: "16KB", prompt: 16 << 10, variants: 256, output_chunks: 1 },
-    Kind { name: "400KB", prompt: 400 << 10, variants: 32, output_chunks: 1 },
-    Kind { name: "1KB+200", prompt: 1 << 10, variants: 512, output_chunks: 200 },
+    Kind { name: "1KB", prompt: 1 << 10, variants: 512, sharers: 8, output_chunks: 1 },
+    Kind { name: "16KB", prompt: 16 << 10, variants: 256, sharers: 8, output_chunks: 1 },
+    Kind { name: "400KB", prompt: 400 << 10, variants: 32, sharers: 8, output_chunks: 1 },
+    Kind { name: "1KB+200", prompt: 1 << 10, variants: 512, sharers: 8, output_chunks: 200 },
 ];
+/// One system prompt before all requests: once they spread, every endpoint holds it, and each request finds them all.
+pub const SHARED: Kind = Kind { name: "16KB-shared", prompt: 16 << 10, variants: 256, sharers: 256, output_chunks: 1 };
 
 /// One request and its response, as gRPC messages.
 #[derive(Debug)]
@@ -56,9 +58,10 @@ impl Kind {
         (0..self.variants).map(|variant| self.script(variant)).collect()
     }
 
-    fn script(&self, variant: usize) -> Script {
+    /// One variant.
+    pub fn script(&self, variant: usize) -> Script {
         let mut words = Words(variant as u64);
-        let shared = Words((variant / SHARERS) as u64 + 1_000_000).text(self.prompt / 2);
+        let shared = Words((variant / self.sharers) as u64 + 1_000_000).text(self.prompt / 2);
         let mut messages = vec![json!({"role": "system", "content": shared})];
         let mut left = self.prompt - self.prompt / 2;
         while left > 0 {
@@ -275,7 +278,7 @@ mod tests {
             let chat: Value = serde_json::from_slice(&part.body).unwrap();
             [0, 1].map(|at| chat["messages"][at]["content"].as_str().unwrap().to_owned())
         };
-        let (first, neighbour, stranger) = (texts(0), texts(1), texts(SHARERS));
+        let (first, neighbour, stranger) = (texts(0), texts(1), texts(KINDS[0].sharers));
         assert_eq!(first[0], neighbour[0]);
         assert_ne!(first[1], neighbour[1]);
         assert_ne!(first[0], stranger[0]);

@@ -16,6 +16,9 @@ fn main() -> Result<()> {
 }
 
 fn measure(plan: &Plan) -> Result<()> {
+    if cfg!(debug_assertions) {
+        bail!("the no-op server is this binary, and not optimised: run it with --release");
+    }
     let servers = Servers::prepare(plan.picker.as_deref())?;
     // One worker: the client has one core. The runtime is made only now, so that its threads stay there.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;

@@ -96,7 +96,10 @@ fn the_picker_is_told_the_pool_and_shown_bodies_as_asked() {
         let made = made(vec![both]);
         let config = &manager(&made, 0)["route_config"]["virtual_hosts"][0]["routes"][0]["typed_per_filter_config"];
         let overrides = &config[EXT_PROC_FILTER]["overrides"];
-        assert_eq!(overrides["grpc_initial_metadata"], json!([{"key": "x-pointsman-pool", "value": "ns/a"}, {"key": "x-pointsman-destinations", "value": "list"}]));
+        assert_eq!(
+            overrides["grpc_initial_metadata"],
+            json!([{"key": "x-pointsman-pool", "value": "ns/a"}, {"key": "x-pointsman-destinations", "value": "list"}])
+        );
         let expected = json!({
             "request_header_mode": "SEND", "request_body_mode": body, "request_trailer_mode": trailers,
             "response_header_mode": "SEND", "response_body_mode": body, "response_trailer_mode": trailers,

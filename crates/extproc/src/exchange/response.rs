@@ -33,7 +33,12 @@ pub(super) struct Streaming {
     is_watched: bool,
     /// When the newest output came.
     output_at: Option<Tick>,
+    /// Outputs since the endpoint's time between tokens was last told, and when that was.
+    pace: (u64, Tick),
 }
+
+/// Outputs after which an endpoint's time between tokens is told: at the response's end would be late for slow servers.
+const PACE_WINDOW: u64 = 16;
 
 impl ResponseSide {
     /// Whether all of it that the gateway shows was answered.
@@ -99,6 +104,7 @@ impl Exchange {
             is_event_stream: kind == ResponseKind::EventStream,
             is_watched: self.modes.response != BodySendMode::None,
             output_at: None,
+            pace: (0, now),
         }));
         self.answers.push_back(answer::response_headers());
         if headers.end_of_stream {
@@ -117,16 +123,8 @@ impl Exchange {
             ResponseSide::Streaming(streaming) => {
                 let seen = streaming.reader.feed(&body.body);
                 let output = if streaming.is_event_stream { seen.output } else { u64::from(!body.body.is_empty()) };
-                if let Some(model) = &self.model
-                    && output > 0
-                {
-                    match streaming.output_at.replace(now) {
-                        None => model.ttft.observe(now.since(self.began).as_secs_f64()),
-                        Some(before) if streaming.is_event_stream => {
-                            model.inter_token.observe(now.since(before).as_secs_f64() / output as f64);
-                        }
-                        Some(_) => {}
-                    }
+                if output > 0 {
+                    self.output_came(output, now);
                 }
             }
         }
@@ -148,6 +146,28 @@ impl Exchange {
         }
         if ends {
             self.response_ended(now);
+        }
+    }
+
+    /// So many pieces of output came at once: tokens, as far as the server sends each by itself.
+    fn output_came(&mut self, output: u64, now: Tick) {
+        let (ResponseSide::Streaming(streaming), Some(model)) = (&mut self.response, &self.model) else { return };
+        let Some(before) = streaming.output_at.replace(now) else {
+            streaming.pace = (0, now);
+            return model.ttft.observe(now.since(self.began).as_secs_f64());
+        };
+        if !streaming.is_event_stream {
+            return;
+        }
+        model.inter_token.observe(now.since(before).as_secs_f64() / output as f64);
+        let (outputs, since) = &mut streaming.pace;
+        *outputs += output;
+        if *outputs >= PACE_WINDOW {
+            if let Some(flight) = &self.flight {
+                let count = u32::try_from(*outputs).unwrap_or(u32::MAX);
+                flight.cell().observe_tpot(now.since(*since) / count);
+            }
+            streaming.pace = (0, now);
         }
     }
 

@@ -84,7 +84,7 @@ fn described(scenario: &Scenario) -> String {
     let cache = scenario.servers.first().map_or(0, |server| server.engine.kv_tokens);
     format!(
         "<p>{} simulated model servers of speed {}, each with a KV cache of {cache} tokens. Multi-turn conversations with \
-         shared system prompts, seed {}, {:.1} requests/s for {} s: {:.0} % of what round robin bears. Every strategy gets \
+         shared system prompts, seed {}, {:.1} requests/s once they overlap, for {} s: {:.0} % of what round robin bears. Every strategy gets \
          the same conversations through the same Envoy and starts cold.</p>\n",
         scenario.servers.len(),
         speeds.join(", "),

@@ -9,7 +9,7 @@ use pointsman_sim::{EngineConfig, SimConfig, Workload, WorkloadConfig};
 
 /// The highest open-loop rate, in requests a second, at which round robin's queues stayed flat for 60 s, as
 /// `pointsman demo --find-saturation` found it with seed 1. See `saturation.rs` for the rule.
-pub(super) const ROUND_ROBIN_SATURATION: f64 = 19.0;
+pub(super) const ROUND_ROBIN_SATURATION: f64 = 17.8;
 /// The share of it that the demo loads the servers with.
 pub(super) const SHARE_OF_SATURATION: f64 = 0.7;
 /// The demo's requests a second.
@@ -23,6 +23,10 @@ const SPEEDS: [f64; 6] = [1.0, 1.0, 0.8, 0.8, 0.5, 0.5];
 const CACHE_PARTS: usize = 4;
 /// The model that all servers serve.
 pub(super) const MODEL: &str = "sim-8b";
+/// How the picker schedules: the default profile, and what a pool of unlike servers is to add to it.
+pub(super) const SCHEDULING: &str = "{profile: {scorers: [{type: queue-scorer, weight: 2}, \
+    {type: kv-cache-utilization-scorer, weight: 2}, {type: prefix-cache-scorer, weight: 3}, \
+    {type: tpot-scorer, weight: 2}]}}";
 /// The pool's name.
 pub(super) const POOL: &str = "demo/sims";
 

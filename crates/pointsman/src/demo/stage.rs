@@ -138,7 +138,7 @@ impl Stage {
             // Writing into a string cannot fail.
             let _ = writeln!(text, "- {{name: {name}, address: {}, port: {}}}", address.ip(), address.port());
         }
-        text + "scheduling: {}\n"
+        text + &format!("scheduling: {}\n", scenario::SCHEDULING)
     }
 
     async fn start_picker(&self, children: &mut Children) -> Result<()> {

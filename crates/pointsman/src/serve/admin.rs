@@ -46,8 +46,14 @@ impl Admin {
             .route("/", get(index))
             .route("/debug/decisions", get(decisions))
             .route("/debug/pools", get(pools))
-            .route("/debug/config", get(|State(admin): State<Self>| async move { Json((**admin.config.load()).clone()) }))
-            .route("/debug/log-level", get(|State(admin): State<Self>| async move { admin.log_level.get() }).put(set_log_level))
+            .route(
+                "/debug/config",
+                get(|State(admin): State<Self>| async move { Json((**admin.config.load()).clone()) }),
+            )
+            .route(
+                "/debug/log-level",
+                get(|State(admin): State<Self>| async move { admin.log_level.get() }).put(set_log_level),
+            )
             .with_state(self)
     }
 
@@ -180,6 +186,7 @@ fn pool_page(admin: &Admin, pool: &Pool, now: Tick) -> Value {
                 "inFlight": cell.in_flight(),
                 "inFlightTokens": cell.in_flight_tokens(),
                 "openResponses": cell.streaming(),
+                "tpotMs": cell.tpot().map(|seconds| f64::from(seconds) * 1e3),
                 "waiting": load.at[row].map(|_| load.waiting[row]),
                 "running": load.at[row].map(|_| load.running[row]),
                 "kvCacheUsage": load.at[row].map(|_| load.kv_cache_usage[row]),

@@ -27,7 +27,8 @@ impl LogLevel {
 }
 
 fn parse(filter: &str) -> Result<EnvFilter> {
-    EnvFilter::try_new(filter).with_context(|| format!("{filter:?} is no log filter: write \"info\" or \"pointsman_extproc=debug,info\""))
+    EnvFilter::try_new(filter)
+        .with_context(|| format!("{filter:?} is no log filter: write \"info\" or \"pointsman_extproc=debug,info\""))
 }
 
 /// Starts logging.

@@ -45,6 +45,11 @@ const GAUGES: &[EndpointMetric] = &[
         value: |snapshot, row, _| Some(f64::from(snapshot.members.cells[row].streaming())),
     },
     EndpointMetric {
+        name: "endpoint_tpot_seconds",
+        help: "Time between two output tokens of one response, a moving average",
+        value: |snapshot, row, _| snapshot.members.cells[row].tpot().map(f64::from),
+    },
+    EndpointMetric {
         name: "endpoint_waiting",
         help: "Requests in the server's queue at the last scrape",
         value: |snapshot, row, _| snapshot.load.at[row].map(|_| f64::from(snapshot.load.waiting[row])),
