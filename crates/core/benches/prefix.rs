@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pointsman_core::endpoint::EndpointId;
-use pointsman_core::prefix::{PrefixBlock, PrefixHasher, PrefixIndex, PrefixLayout, mix};
+use pointsman_core::prefix::{Alive, PrefixBlock, PrefixHasher, PrefixIndex, PrefixLayout, mix};
 
 /// What a read from a gateway gives.
 const PIECE: usize = 16 << 10;
@@ -61,10 +61,11 @@ fn index(criterion: &mut Criterion) {
         let blocks = chain(u64::MAX, 100);
         (0..holders).for_each(|slot| index.predict(endpoint(slot), &blocks));
         let mut matched = vec![0; endpoints];
+        let mut alive = Alive::default();
         group.bench_function(
             format!("lookup of 100 blocks, {holders} of {endpoints} endpoints hold them"),
             |bencher| {
-                bencher.iter(|| index.lookup(black_box(&blocks), &mut matched));
+                bencher.iter(|| index.lookup(black_box(&blocks), &mut matched, &mut alive));
             },
         );
         if holders > 0 {

@@ -1,7 +1,7 @@
 //! Per-request columns: computed once from facts, snapshot, cells and prefix index, read by every scorer.
 
 use crate::facts::Facts;
-use crate::prefix::PrefixIndex;
+use crate::prefix::{Alive, PrefixIndex};
 use crate::snapshot::PoolSnapshot;
 use crate::time::Tick;
 
@@ -49,6 +49,7 @@ pub struct SignalColumns {
     tpot: Vec<f32>,
     matched_tokens: Vec<f32>,
     matched_blocks: Vec<u32>,
+    alive: Alive,
 }
 
 impl SignalColumns {
@@ -65,7 +66,7 @@ impl SignalColumns {
         let stale_after = snapshot.policy.telemetry.stale_after;
         self.clear();
         self.matched_blocks.resize(members.slots() as usize, 0);
-        index.lookup(&facts.prefix, &mut self.matched_blocks);
+        index.lookup(&facts.prefix, &mut self.matched_blocks, &mut self.alive);
         for row in rows {
             let row = *row as usize;
             let in_flight = members.cells[row].in_flight();

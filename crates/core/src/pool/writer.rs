@@ -19,11 +19,18 @@ pub struct PoolWriter {
     policy: Arc<Policy>,
     /// Rows by slot, for reports.
     rows: HashMap<EndpointId, usize>,
-    /// Generations handed out, by slot.
-    generations: Vec<u32>,
-    free_slots: Vec<u32>,
+    slots: Slots,
     version: u64,
     changed: bool,
+}
+
+/// The slots that were handed out so far.
+#[derive(Debug, Default)]
+struct Slots {
+    /// The newest generation of each.
+    generations: Vec<u32>,
+    /// Those without a tenant.
+    free: Vec<u32>,
 }
 
 impl PoolWriter {
@@ -35,8 +42,7 @@ impl PoolWriter {
             load: LoadColumns::default(),
             policy,
             rows: HashMap::new(),
-            generations: Vec::new(),
-            free_slots: Vec::new(),
+            slots: Slots::default(),
             version: 0,
             changed: false,
         }
@@ -58,7 +64,6 @@ impl PoolWriter {
         let mut rows = Vec::with_capacity(endpoints.len());
         let mut addresses = std::collections::HashSet::new();
         let mut kept = vec![false; former.len()];
-        let mut newcomers = Vec::new();
         for endpoint in endpoints {
             if !addresses.insert(endpoint.address) {
                 continue;
@@ -76,26 +81,23 @@ impl PoolWriter {
                 None => rows.push((Arc::new(endpoint), None)),
             }
         }
-        let departed = kept.iter().zip(&former.ids).filter(|(kept, _)| !**kept).map(|(_, id)| *id);
-        let departed: Vec<EndpointId> = departed.collect();
-        self.free_slots.extend(departed.iter().map(|id| id.slot));
+        let index = &mut self.pool.turn.lock().index;
+        for (id, _) in former.ids.iter().zip(&kept).filter(|(_, kept)| !**kept) {
+            index.depart(*id);
+            self.slots.free.push(id.slot);
+        }
         let mut paired = Vec::with_capacity(rows.len());
         for (endpoint, former_row) in rows {
             let cell = match former_row {
                 Some(row) => former.cells[row].clone(),
                 None => {
-                    let id = self.allot_slot();
-                    newcomers.push(id);
+                    let id = self.slots.allot(|slot| index.is_clear(slot));
+                    index.admit(id);
                     Arc::new(EndpointCell::new(id))
                 }
             };
             self.load.push_row(&former_load, former_row);
             paired.push((endpoint, cell));
-        }
-        {
-            let mut turn = self.pool.turn.lock();
-            departed.iter().for_each(|id| turn.index.depart(*id));
-            newcomers.iter().for_each(|id| turn.index.admit(*id));
         }
         self.members = Arc::new(Members::new(paired));
         self.rows = self.members.ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
@@ -151,12 +153,18 @@ impl PoolWriter {
         }
         changed
     }
+}
 
-    fn allot_slot(&mut self) -> EndpointId {
-        let slot = self.free_slots.pop().unwrap_or_else(|| {
-            self.generations.push(0);
-            u32::try_from(self.generations.len() - 1).unwrap_or(u32::MAX)
-        });
+impl Slots {
+    /// A free slot that is clear, or else a new one, with a generation of its own.
+    fn allot(&mut self, is_clear: impl Fn(u32) -> bool) -> EndpointId {
+        let slot = match self.free.iter().position(|slot| is_clear(*slot)) {
+            Some(at) => self.free.swap_remove(at),
+            None => {
+                self.generations.push(0);
+                u32::try_from(self.generations.len() - 1).unwrap_or(u32::MAX)
+            }
+        };
         let generation = &mut self.generations[slot as usize];
         *generation += 1;
         EndpointId { slot, generation: *generation }

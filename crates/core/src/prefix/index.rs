@@ -1,30 +1,31 @@
 //! Who probably holds which prefix blocks: an approximation of every server's KV cache, from what was sent there.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::hash::{BuildHasherDefault, Hasher};
 
 use crate::endpoint::EndpointId;
 use crate::prefix::hasher::PrefixBlock;
+use crate::prefix::holders::{Alive, Holders};
 
 const NONE: u32 = u32::MAX;
-/// Bytes that one entry costs: the node, and its share of the table.
-const BYTES_PER_ENTRY: usize = std::mem::size_of::<Node>() + 24;
-/// Entries of departed endpoints that each insertion gives back, so that no single request pays for a sweep.
-const RECLAIMED_PER_INSERT: usize = 64;
+/// Bytes that one entry costs, its share of the table included, when its block has no other holder.
+const BYTES_PER_ENTRY: usize = std::mem::size_of::<Node>() + std::mem::size_of::<Holders>() + 16;
+/// Entries of departed endpoints that each prediction gives back, so that no single request pays for a sweep.
+const RECLAIMED_PER_REQUEST: usize = 64;
+/// Entries that are given back when an endpoint departs or comes, which happens seldom.
+const RECLAIMED_PER_CHANGE: usize = 16_384;
 
-/// "This endpoint holds this block." A member of two lists: its endpoint's, by recency, and its block's holders.
+/// "This endpoint holds this block." A member of its endpoint's list, by recency.
 #[derive(Clone, Copy, Debug)]
 struct Node {
     hash: u64,
     slot: u32,
-    generation: u32,
     tokens: u32,
     /// Counted at the pick and not yet confirmed by a response.
     predicted: bool,
     newer: u32,
     older: u32,
-    next_holder: u32,
-    prev_holder: u32,
 }
 
 /// One endpoint's blocks, most recently used first.
@@ -36,11 +37,14 @@ struct Tenant {
     tokens: u64,
     /// The server's own cache size, when it tells it: what does not fit there is not remembered here.
     capacity_tokens: u64,
+    /// Entries of the slot's former tenant that are still to be given back.
+    leaving: u32,
+    entries: u32,
 }
 
 impl Tenant {
     fn new(generation: u32) -> Self {
-        Self { generation, newest: NONE, oldest: NONE, tokens: 0, capacity_tokens: u64::MAX }
+        Self { generation, newest: NONE, oldest: NONE, tokens: 0, capacity_tokens: u64::MAX, leaving: 0, entries: 0 }
     }
 }
 
@@ -79,15 +83,19 @@ pub struct IndexSize {
 /// The approximate prefix index of one pool.
 ///
 /// Bounded: when it is full, or an endpoint's share exceeds that server's cache, the endpoint's least recently used
-/// block goes. A request touches its blocks from tail to head, so a chain's tail always goes before its head. Entries
-/// carry slot and generation: those of a departed endpoint read as absent at once and are given back little by little.
+/// block goes. A request touches its blocks from tail to head, so a chain's tail always goes before its head.
+///
+/// A departed endpoint's blocks are given back little by little, and its slot is not [`is_clear`](Self::is_clear) for
+/// another before that is done: nothing of the one can be taken for the other's.
 #[derive(Debug)]
 pub struct PrefixIndex {
     nodes: Vec<Node>,
     free: Vec<u32>,
-    capacity: usize,
-    holders: HashMap<u64, u32, BuildHasherDefault<Spread>>,
+    memory: usize,
+    /// Who holds a block, and by which entry.
+    holders: HashMap<u64, Holders, BuildHasherDefault<Spread>>,
     tenants: Vec<Tenant>,
+    /// The newest entries of departed endpoints' lists.
     departed: Vec<u32>,
     /// Tokens of all present tenants.
     tokens: u64,
@@ -100,7 +108,7 @@ impl PrefixIndex {
         Self {
             nodes: Vec::new(),
             free: Vec::new(),
-            capacity: (memory / BYTES_PER_ENTRY).clamp(1, NONE as usize - 1),
+            memory,
             holders: HashMap::default(),
             tenants: Vec::new(),
             departed: Vec::new(),
@@ -112,27 +120,37 @@ impl PrefixIndex {
     /// How full it is.
     pub fn size(&self) -> IndexSize {
         let entries = self.nodes.len() - self.free.len();
-        IndexSize { entries, capacity: self.capacity, bytes: self.nodes.capacity() * BYTES_PER_ENTRY }
+        IndexSize { entries, capacity: self.capacity(), bytes: self.nodes.capacity() * self.bytes_per_entry() }
     }
 
-    /// Gives the slot to a new tenant. What its former tenant held reads as absent from here on.
+    /// Whether the slot may have a new tenant: nothing of a former one is left.
+    pub fn is_clear(&self, slot: u32) -> bool {
+        self.tenants.get(slot as usize).is_none_or(|tenant| tenant.leaving == 0 && tenant.entries == 0)
+    }
+
+    /// Gives the slot, which must be clear, to a new tenant.
     pub fn admit(&mut self, endpoint: EndpointId) {
+        self.reclaim(RECLAIMED_PER_CHANGE);
         let slot = endpoint.slot as usize;
         if self.tenants.len() <= slot {
             self.tenants.resize(slot + 1, Tenant::new(0));
         }
-        let former = std::mem::replace(&mut self.tenants[slot], Tenant::new(endpoint.generation));
-        self.tokens -= former.tokens;
-        if former.newest != NONE {
-            self.departed.push(former.newest);
-        }
+        self.tenants[slot].generation = endpoint.generation;
     }
 
     /// Forgets an endpoint that went away.
     pub fn depart(&mut self, endpoint: EndpointId) {
-        if self.is_tenant(endpoint) {
-            self.admit(EndpointId { slot: endpoint.slot, generation: 0 });
+        if !self.is_tenant(endpoint) {
+            return;
         }
+        let tenant = &mut self.tenants[endpoint.slot as usize];
+        let former = std::mem::replace(tenant, Tenant::new(0));
+        tenant.leaving = former.entries;
+        self.tokens -= former.tokens;
+        if former.newest != NONE {
+            self.departed.push(former.newest);
+        }
+        self.reclaim(RECLAIMED_PER_CHANGE);
     }
 
     /// Limits an endpoint's share to its server's cache size.
@@ -142,34 +160,28 @@ impl PrefixIndex {
         }
     }
 
-    /// Writes to `matched[slot]` how many of `blocks`, from the head on, each endpoint holds. Stops at the first block
-    /// that nobody holds.
-    pub fn lookup(&self, blocks: &[PrefixBlock], matched: &mut [u32]) {
+    /// Writes to `matched[slot]` how many of `blocks`, from the head on, each endpoint holds; `alive` is scratch space.
+    /// Stops at the first block that nobody holds.
+    pub fn lookup(&self, blocks: &[PrefixBlock], matched: &mut [u32], alive: &mut Alive) {
         matched.fill(0);
-        for (depth, block) in (0u32..).zip(blocks) {
-            let mut advanced = false;
-            let mut at = self.holders.get(&block.hash).copied().unwrap_or(NONE);
-            while at != NONE {
-                let node = &self.nodes[at as usize];
-                if let Some(held) = matched.get_mut(node.slot as usize)
-                    && *held == depth
-                    && self.tenants[node.slot as usize].generation == node.generation
-                {
-                    *held = depth + 1;
-                    advanced = true;
-                }
-                at = node.next_holder;
-            }
-            if !advanced {
+        alive.reset(self.tenants.len().min(matched.len()));
+        let mut depth = 0;
+        for block in blocks {
+            let Some(holders) = self.holders.get(&block.hash) else { break };
+            // Who falls out here holds what came before; at the head that is nothing.
+            let any = alive.retain(holders, |slot| matched[slot] = depth);
+            if !any {
                 return;
             }
+            depth += 1;
         }
+        alive.for_each(|slot| matched[slot] = depth);
     }
 
     /// Notes that `endpoint` will hold `blocks`, as a prediction until [`confirm`](Self::confirm)ed. Blocks that it
     /// held already are refreshed.
     pub fn predict(&mut self, endpoint: EndpointId, blocks: &[PrefixBlock]) {
-        self.reclaim();
+        self.reclaim(RECLAIMED_PER_REQUEST);
         if !self.is_tenant(endpoint) {
             return;
         }
@@ -178,7 +190,7 @@ impl PrefixIndex {
             let begins_at = if depth == 0 { 0 } else { blocks[depth - 1].tokens };
             match self.find(endpoint, block.hash) {
                 Some(at) => self.touch(at),
-                None => self.insert(endpoint, block.hash, block.tokens.saturating_sub(begins_at)),
+                None => self.insert(endpoint.slot, block.hash, block.tokens.saturating_sub(begins_at)),
             }
         }
         while self.tenants[slot].tokens > self.tenants[slot].capacity_tokens {
@@ -210,72 +222,58 @@ impl PrefixIndex {
         self.tenants.get(endpoint.slot as usize).is_some_and(|tenant| tenant.generation == endpoint.generation)
     }
 
+    fn bytes_per_entry(&self) -> usize {
+        BYTES_PER_ENTRY + Holders::heap_bytes(self.tenants.len())
+    }
+
+    fn capacity(&self) -> usize {
+        (self.memory / self.bytes_per_entry()).clamp(1, NONE as usize - 1)
+    }
+
     fn find(&self, endpoint: EndpointId, hash: u64) -> Option<u32> {
         if !self.is_tenant(endpoint) {
             return None;
         }
-        let mut at = self.holders.get(&hash).copied()?;
-        while at != NONE {
-            let node = &self.nodes[at as usize];
-            if node.slot == endpoint.slot && node.generation == endpoint.generation {
-                return Some(at);
-            }
-            at = node.next_holder;
-        }
-        None
+        self.holders.get(&hash)?.get(endpoint.slot)
     }
 
-    fn insert(&mut self, endpoint: EndpointId, hash: u64, tokens: u32) {
-        let Some(at) = self.room(endpoint.slot as usize) else { return };
-        let first = self.holders.insert(hash, at).unwrap_or(NONE);
-        if first != NONE {
-            self.nodes[first as usize].prev_holder = at;
-        }
-        self.nodes[at as usize] = Node {
-            hash,
-            slot: endpoint.slot,
-            generation: endpoint.generation,
-            tokens,
-            predicted: true,
-            newer: NONE,
-            older: NONE,
-            next_holder: first,
-            prev_holder: NONE,
-        };
-        self.tenants[endpoint.slot as usize].tokens += u64::from(tokens);
+    fn insert(&mut self, slot: u32, hash: u64, tokens: u32) {
+        let node = Node { hash, slot, tokens, predicted: true, newer: NONE, older: NONE };
+        let Some(at) = self.place(node) else { return };
+        self.holders
+            .entry(hash)
+            .and_modify(|holders| holders.insert(slot, at))
+            .or_insert(Holders::One { slot, value: at });
+        let tenant = &mut self.tenants[slot as usize];
+        tenant.tokens += u64::from(tokens);
+        tenant.entries += 1;
         self.tokens += u64::from(tokens);
         self.link_newest(at);
     }
 
-    /// A free node for the tenant of `slot`, made by evicting where need be.
-    fn room(&mut self, slot: usize) -> Option<u32> {
-        if self.free.is_empty() && self.nodes.len() < self.capacity {
-            let vacant = Node {
-                hash: 0,
-                slot: NONE,
-                generation: 0,
-                tokens: 0,
-                predicted: false,
-                newer: NONE,
-                older: NONE,
-                next_holder: NONE,
-                prev_holder: NONE,
-            };
-            self.nodes.push(vacant);
-            return u32::try_from(self.nodes.len() - 1).ok();
+    /// Puts a node where there is room, made by evicting where need be.
+    fn place(&mut self, node: Node) -> Option<u32> {
+        // More endpoints cost more an entry, so that the capacity may have shrunk: two for one until it is reached.
+        for _ in 0..2 {
+            if self.nodes.len() - self.free.len() >= self.capacity() {
+                self.evict_for(node.slot as usize);
+            }
         }
-        if self.free.is_empty() {
-            self.reclaim();
+        if let Some(at) = self.free.pop() {
+            self.nodes[at as usize] = node;
+            return Some(at);
         }
-        if self.free.is_empty() {
-            self.evict_for(slot);
-        }
-        self.free.pop()
+        let at = u32::try_from(self.nodes.len()).ok().filter(|at| *at != NONE)?;
+        self.nodes.push(node);
+        Some(at)
     }
 
-    /// Evicts one entry of a full index: of the tenant that asks when it has its equal share already, else of the next
-    /// one in turn that has more than that.
+    /// Evicts one entry of a full index: of a departed endpoint when there is one, of the tenant that asks when it has
+    /// its equal share already, else of the next one in turn that has more than that.
     fn evict_for(&mut self, slot: usize) {
+        if !self.departed.is_empty() {
+            return self.reclaim(1);
+        }
         let share = self.tokens / self.tenants.len().max(1) as u64;
         let over = |tenant: &Tenant| tenant.oldest != NONE && tenant.tokens >= share;
         if over(&self.tenants[slot]) {
@@ -289,16 +287,16 @@ impl PrefixIndex {
         }
     }
 
-    /// Gives back some entries of departed endpoints.
-    fn reclaim(&mut self) {
-        for _ in 0..RECLAIMED_PER_INSERT {
+    /// Gives back at most so many entries of departed endpoints.
+    fn reclaim(&mut self, most: usize) {
+        for _ in 0..most {
             let Some(newest) = self.departed.pop() else { return };
-            let older = self.nodes[newest as usize].older;
-            if older != NONE {
-                self.departed.push(older);
+            let node = self.nodes[newest as usize];
+            if node.older != NONE {
+                self.departed.push(node.older);
             }
-            self.leave_holders(newest);
-            self.free.push(newest);
+            self.tenants[node.slot as usize].leaving -= 1;
+            self.release(newest);
         }
     }
 
@@ -309,25 +307,22 @@ impl PrefixIndex {
         }
         let node = self.nodes[at as usize];
         self.unlink(at);
-        self.leave_holders(at);
         let tenant = &mut self.tenants[node.slot as usize];
         tenant.tokens -= u64::from(node.tokens);
+        tenant.entries -= 1;
         self.tokens -= u64::from(node.tokens);
-        self.free.push(at);
+        self.release(at);
     }
 
-    fn leave_holders(&mut self, at: u32) {
-        let node = self.nodes[at as usize];
-        if node.next_holder != NONE {
-            self.nodes[node.next_holder as usize].prev_holder = node.prev_holder;
+    /// Takes an entry out of the tables and frees its node.
+    fn release(&mut self, at: u32) {
+        let Node { hash, slot, .. } = self.nodes[at as usize];
+        if let Entry::Occupied(mut holders) = self.holders.entry(hash)
+            && holders.get_mut().remove(slot)
+        {
+            holders.remove();
         }
-        if node.prev_holder != NONE {
-            self.nodes[node.prev_holder as usize].next_holder = node.next_holder;
-        } else if node.next_holder != NONE {
-            self.holders.insert(node.hash, node.next_holder);
-        } else {
-            self.holders.remove(&node.hash);
-        }
+        self.free.push(at);
     }
 
     fn touch(&mut self, at: u32) {
@@ -380,7 +375,7 @@ mod tests {
 
     fn held(index: &PrefixIndex, blocks: &[PrefixBlock], slots: usize) -> Vec<u32> {
         let mut matched = vec![9; slots];
-        index.lookup(blocks, &mut matched);
+        index.lookup(blocks, &mut matched, &mut Alive::default());
         matched
     }
 
@@ -444,7 +439,7 @@ mod tests {
 
     #[test]
     fn memory_stays_bounded_and_is_shared_alike() {
-        let mut index = PrefixIndex::new(100 * BYTES_PER_ENTRY);
+        let mut index = PrefixIndex::new(100 * (BYTES_PER_ENTRY + Holders::heap_bytes(4)));
         for slot in 0..4 {
             index.admit(id(slot, 1));
         }
@@ -474,6 +469,8 @@ mod tests {
                 let model = &mut plain[slot as usize];
                 let blocks = chain(seed, len);
                 if step == 0 {
+                    index.depart(id(slot, model.generation));
+                    prop_assert!(index.is_clear(slot));
                     model.generation += 1;
                     model.blocks.clear();
                     index.admit(id(slot, model.generation));
