@@ -86,6 +86,11 @@ impl Client {
         self.answer(request(Method::GET, url, headers, Empty::new().map_err(|never| match never {}).boxed())?).await
     }
 
+    /// Puts a body.
+    pub async fn put(&self, url: &str, body: impl Into<Bytes>) -> Result<Answer> {
+        self.answer(request(Method::PUT, url, &[], full(body.into()))?).await
+    }
+
     /// Posts a body whose length is known.
     pub async fn post(&self, url: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Result<Answer> {
         self.answer(request(Method::POST, url, headers, full(body.into()))?).await

@@ -23,7 +23,8 @@ const SIM_PORT: u16 = 8000;
 /// The port of the first pool's listener; the next pools have the next ports.
 pub const LISTEN_PORT: u16 = 8080;
 
-/// Another loopback /24 for each stack of each test process, so that fixed ports never clash.
+/// Another loopback /24 for each stack of a test process, so that fixed ports do not clash: two processes at once share
+/// one only when their ids are alike modulo 100.
 fn own_network() -> [u8; 3] {
     static NEXT: AtomicU8 = AtomicU8::new(1);
     let process = (std::process::id() % 100) as u8;
@@ -161,6 +162,13 @@ impl Stack {
     pub async fn admin(&self, page: &str) -> Result<Value> {
         let answer = self.client.get(&format!("http://{}:9091{page}", self.ip), &[]).await?;
         serde_json::from_slice(&answer.body).with_context(|| format!("{page}: {}", answer.text()))
+    }
+
+    /// Changes what the picker logs; what is in force then.
+    pub async fn set_log_level(&self, filter: &'static str) -> Result<String> {
+        let page = format!("http://{}:9091/debug/log-level", self.ip);
+        self.client.put(&page, filter).await?;
+        Ok(self.client.get(&page, &[]).await?.text())
     }
 
     /// The picker's metrics, as text.

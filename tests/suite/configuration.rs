@@ -66,15 +66,19 @@ async fn envoy_verifies_the_pickers_certificate() {
 async fn the_log_level_changes_at_run_time_and_logs_hold_no_prompt() {
     let stack = Stack::start(Plan::new(1)).await.unwrap();
     let canary = "canary-7d1f";
-    let put = Command::new("true").status().await.unwrap();
-    assert!(put.success());
+    assert_eq!(stack.set_log_level("no=such=filter").await.unwrap(), "info");
+    assert_eq!(stack.set_log_level("trace").await.unwrap(), "trace");
     let mut body = chat(100, 1, false);
     body["messages"][0]["content"] = canary.into();
     stack.post("/v1/chat/completions", body.to_string()).await.unwrap();
     stack.post("/v1/chat/completions", format!("{{\"model\": \"{canary}\" {canary}")).await.unwrap();
     let decisions = stack.admin("/debug/decisions").await.unwrap().to_string();
-    assert!(!stack.picker.log().contains(canary) && !decisions.contains(canary));
-    assert!(!stack.metrics().await.unwrap().contains(canary));
+    let log = stack.picker.log();
+    assert!(log.contains("\"level\":\"TRACE\""), "{log}");
+    assert!(!log.contains(canary) && !decisions.contains(canary));
+    let metrics = stack.metrics().await.unwrap();
+    assert!(!metrics.contains(canary) && !metrics.contains("pointsman_pointsman"));
+    assert!(metrics.contains("pointsman_telemetry_scrapes_total"), "{metrics}");
 }
 
 #[tokio::test]

@@ -6,6 +6,8 @@
 mod bodies;
 /// Configuration files, TLS, and what a running picker makes of changes.
 mod configuration;
+/// The demo, short.
+mod demo;
 /// The documents that say what the code does.
 mod docs;
 /// The edges between our crates.

@@ -66,7 +66,6 @@ impl Pool {
     }
 
     /// Picks for one request, and counts the load and the prefix that it brings before anyone else picks.
-    ///
     pub fn pick(self: &Arc<Self>, request: Request<'_>, now: Tick) -> Decision {
         let turn = &mut *self.turn.lock();
         let snapshot = self.snapshot.load();

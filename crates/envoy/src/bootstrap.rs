@@ -15,6 +15,7 @@ pub use peer::{ParsePeerAddressError, Peer, PeerAddress, PeerTls, Pem};
 
 use crate::wiring::{
     Balancer, BodyMode, DEFAULT_BODY_BUFFER_LIMIT, DEFAULT_MAX_STREAMS, DEFAULT_RETRIES, EndpointProtocol, FailureMode,
+    STREAM_IDLE_TIMEOUT,
 };
 
 /// The cluster of the picker's replicas.
@@ -39,6 +40,9 @@ pub struct BootstrapOptions {
     pub max_streams: u32,
     /// Bytes of a request's body that Envoy holds at most.
     pub body_buffer_limit: u64,
+    /// A stream of which nothing came for this long ends. Longer than the picker's own limits, so that these act first
+    /// and the client is told why.
+    pub stream_idle_timeout: Duration,
     /// Sends a body streamed half duplex ([`BodyMode::Streamed`]) before the headers are answered. Envoy has one such
     /// setting a filter, so it holds for all pools.
     pub send_body_without_waiting_for_header_response: bool,
@@ -55,6 +59,7 @@ impl BootstrapOptions {
             pools,
             max_streams: DEFAULT_MAX_STREAMS,
             body_buffer_limit: DEFAULT_BODY_BUFFER_LIMIT,
+            stream_idle_timeout: STREAM_IDLE_TIMEOUT,
             send_body_without_waiting_for_header_response: false,
         }
     }

@@ -61,7 +61,7 @@ pub struct EdsOptions {
 
 impl Default for EdsOptions {
     fn default() -> Self {
-        Self { interval: Duration::from_millis(50), max_streams: 1024, max_names: 1024 }
+        Self { interval: Duration::from_millis(10), max_streams: 1024, max_names: 1024 }
     }
 }
 

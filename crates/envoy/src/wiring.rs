@@ -32,8 +32,10 @@ pub const MAX_MESSAGE_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// A route's time limit: none, for a response lasts as long as its tokens. Unset, Envoy cuts it after 15 s.
 pub const ROUTE_TIMEOUT: Duration = Duration::ZERO;
-/// How long a request may be without a byte in either direction.
-pub const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(300);
+/// How much longer than the picker's own limits Envoy waits for a byte: these act first, and tell the client why.
+pub const STREAM_IDLE_MARGIN: Duration = Duration::from_secs(30);
+/// How long a request may be without a byte in either direction, beside a picker with the default limits.
+pub const STREAM_IDLE_TIMEOUT: Duration = Duration::from_secs(330);
 
 /// What is retried: an endpoint that cannot be reached. Anything later may have begun to generate.
 pub const RETRY_ON: &str = "connect-failure";

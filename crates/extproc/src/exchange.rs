@@ -287,7 +287,15 @@ impl Exchange {
             return;
         }
         self.shared.metrics.refused(refusal.reason);
-        tracing::debug!(request_id = %self.request_id, reason = refusal.reason.code(), "refused");
+        if matches!(refusal.reason, Reason::Internal | Reason::PoolUnknown) {
+            tracing::warn!(request_id = %self.request_id, %refusal.reason, refusal.message, "a request was refused");
+        } else {
+            tracing::debug!(request_id = %self.request_id, %refusal.reason, refusal.message, "a request was refused");
+        }
+        let outcome = match refusal.reason {
+            Reason::ResponseTimeout => Outcome::ServerError,
+            _ => Outcome::Aborted,
+        };
         self.end = Some(match self.response {
             ResponseSide::Expected if !matches!(self.request, RequestSide::Expected) => {
                 self.answers.push_back(refusal.answer(&self.request_id, self.is_grpc));
@@ -297,12 +305,13 @@ impl Exchange {
         });
         self.request = RequestSide::Refused;
         self.held.release();
-        self.finish(Outcome::Aborted);
+        self.finish(outcome);
     }
 
     /// A message that the protocol does not allow here.
     fn protocol_error(&mut self, what: &'static str) {
         self.shared.metrics.refused(Reason::Internal);
+        tracing::warn!(request_id = %self.request_id, what, "the gateway broke the protocol");
         self.end = Some(End::Error(tonic::Status::invalid_argument(what)));
         self.finish(Outcome::Aborted);
     }

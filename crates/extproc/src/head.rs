@@ -39,13 +39,16 @@ impl RequestHead {
             is_grpc: false,
             controls: Vec::new(),
         };
-        let (mut is_encoded, mut is_form) = (false, false);
+        let (mut is_encoded, mut is_form, mut is_upgrade, mut has_body_method) = (false, false, false, false);
         for header in headers.into_iter().flat_map(|headers| &headers.headers) {
             let value = value_of(header);
             match &*key_of(header) {
                 ":path" => head.api = Api::of_path(&String::from_utf8_lossy(value)),
-                ":method" => head.is_tunnel |= value == b"CONNECT",
-                "upgrade" => head.is_tunnel = true,
+                ":method" => {
+                    head.is_tunnel = value == b"CONNECT";
+                    has_body_method = matches!(value, b"POST" | b"PUT" | b"PATCH");
+                }
+                "upgrade" => is_upgrade = true,
                 "content-length" => head.content_length = std::str::from_utf8(value).ok().and_then(|v| v.parse().ok()),
                 "content-type" => {
                     let is = |kind: &[u8]| value.len() >= kind.len() && value[..kind.len()].eq_ignore_ascii_case(kind);
@@ -63,7 +66,10 @@ impl RequestHead {
                 _ => {}
             }
         }
-        head.is_tunnel |= head.is_grpc;
+        // A header alone must not lift the limits of a path whose body is read: a POST there is no tunnel.
+        let is_read_path = head.api != Api::Opaque && has_body_method;
+        head.is_grpc &= !is_read_path;
+        head.is_tunnel |= head.is_grpc || is_upgrade && !is_read_path;
         if head.is_tunnel || is_encoded || is_form {
             head.api = Api::Opaque;
         }

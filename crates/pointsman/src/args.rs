@@ -37,7 +37,7 @@ pub struct ServeArgs {
     /// The configuration file: endpoints, scheduling, server. It is watched, and taken over when it changes.
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
-    /// The address that ext_proc, health, metrics and EDS listen on, unless they have one of their own.
+    /// The address that ext_proc, health and metrics listen on.
     #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
     pub bind_address: std::net::IpAddr,
     /// The port of ext_proc.
@@ -106,6 +106,12 @@ pub struct EnvoyBootstrapArgs {
     /// The name in the picker's certificate.
     #[arg(long, default_value = "localhost", requires = "picker_ca", value_name = "NAME")]
     pub picker_name: String,
+    /// The certificate that Envoy shows to a picker with `--client-ca-path`.
+    #[arg(long, requires_all = ["picker_ca", "client_key"], value_name = "FILE")]
+    pub client_cert: Option<PathBuf>,
+    /// Its key.
+    #[arg(long, requires = "client_cert", value_name = "FILE")]
+    pub client_key: Option<PathBuf>,
     /// What happens when the picker is away: requests go on to any endpoint of their pool, or they fail.
     #[arg(long, value_enum, default_value_t = FailureModeArg::FailClose)]
     pub failure_mode: FailureModeArg,

@@ -15,8 +15,6 @@ mod report;
 mod requests;
 mod saturation;
 mod scenario;
-#[cfg(test)]
-mod scratch;
 mod stage;
 mod strategy;
 mod table;

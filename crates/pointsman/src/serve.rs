@@ -38,6 +38,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
@@ -48,10 +49,8 @@ use health::HealthTeller;
 use pools::RunningPools;
 use supervisor::{Ended, Supervisor};
 
-/// How often names of endpoints are looked up again.
-const NAMES_INTERVAL: Duration = Duration::from_secs(30);
-/// How long no stream must be open before a draining picker goes: gateways notice within a health check or two.
-const QUIET: Duration = Duration::from_secs(1);
+/// How long no stream must be open before a draining picker goes: time for two health checks of a gateway.
+const QUIET: Duration = Duration::from_secs(2);
 /// How often a draining picker looks whether streams are open.
 const DRAIN_LOOK: Duration = Duration::from_millis(50);
 /// How long streams that were told to end get to say so.
@@ -68,6 +67,8 @@ pub fn run(args: ServeArgs, registry: Registry) -> Result<()> {
     let rest = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     let ended = rest.block_on(serve(args, registry, log_level, picking.handle().clone()));
     picking.shutdown_timeout(LAST_WORDS);
+    // A name that is being looked up cannot be interrupted.
+    rest.shutdown_background();
     ended
 }
 
@@ -100,6 +101,9 @@ async fn serve(
     log_level: logging::LogLevel,
     picking: tokio::runtime::Handle,
 ) -> Result<()> {
+    if !args.secure_serving && args.client_ca_path.is_some() {
+        bail!("--client-ca-path asks for client certificates, which need --secure-serving");
+    }
     let start = Instant::now();
     let mut signals = Signals::listen()?;
     let mut changes = config_file::watch::watch(&args.config)?;
@@ -122,7 +126,7 @@ async fn serve(
 
     let server = config.server.clone();
     let scrapes = pools::Scrapes::default();
-    let shown = Arc::new(ArcSwap::from_pointee(describe(&config, &args)));
+    let shown = Arc::new(ArcSwap::from_pointee(describe(&config, &server, &args)));
     let mut pools =
         RunningPools::new(Arc::clone(&directory), Arc::clone(&scrapes), telemetry, supervisor.clone(), start);
     pools.apply(config).await;
@@ -176,16 +180,16 @@ async fn serve(
         tokio::spawn(async move { health.become_ready(directory).await })
     };
 
-    let mut names = tokio::time::interval(NAMES_INTERVAL);
+    let (orders, orders_taken) = mpsc::channel(1);
+    supervisor.spawn("pools", pools.keep_true(orders_taken));
     loop {
         tokio::select! {
             name = ended.next() => bail!("the task {name:?} ended, and nothing can go on without it"),
             () = signals.next() => break,
             changed = changes.recv() => {
                 changed.ok_or_else(|| anyhow!("the configuration file is no longer watched"))?;
-                reload(&args, &registry, &server, &mut pools, &shown, &config_metrics).await;
+                reload(&args, &registry, &server, &orders, &shown, &config_metrics).await;
             }
-            _ = names.tick() => pools.refresh_names().await,
         }
     }
     becoming_ready.abort();
@@ -241,7 +245,7 @@ async fn reload(
     args: &ServeArgs,
     registry: &Registry,
     server: &ServerConfig,
-    pools: &mut RunningPools,
+    pools: &mpsc::Sender<LoadedConfig>,
     shown: &ArcSwap<Value>,
     metrics: &ConfigMetrics,
 ) {
@@ -250,8 +254,10 @@ async fn reload(
             if config.server != *server {
                 tracing::warn!("the file's `server` section changed: it is taken over at the next start");
             }
-            shown.store(Arc::new(describe(&config, args)));
-            pools.apply(config).await;
+            shown.store(Arc::new(describe(&config, server, args)));
+            if pools.send(config).await.is_err() {
+                return;
+            }
             metrics.is_rejected.set(0);
             tracing::info!(generation = metrics.generation.inc() + 1, "a new configuration is in force");
         }
@@ -274,8 +280,8 @@ fn limits(server: &ServerConfig) -> Limits {
     }
 }
 
-/// The configuration in force, for the admin page.
-fn describe(config: &LoadedConfig, args: &ServeArgs) -> Value {
+/// The configuration in force, for the admin page: `server` is that of the start.
+fn describe(config: &LoadedConfig, server: &ServerConfig, args: &ServeArgs) -> Value {
     let pools: Vec<Value> = config
         .pools
         .iter()
@@ -293,7 +299,7 @@ fn describe(config: &LoadedConfig, args: &ServeArgs) -> Value {
             })
         })
         .collect();
-    json!({"file": args.config.display().to_string(), "pools": pools, "server": format!("{:?}", config.server)})
+    json!({"file": args.config.display().to_string(), "pools": pools, "server": format!("{server:?}")})
 }
 
 fn metrics_page(registry: Arc<Mutex<MetricsRegistry>>) -> Router {

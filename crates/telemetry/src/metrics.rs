@@ -97,19 +97,15 @@ impl TelemetryMetrics {
         let clamped = Family::<ClampLabels, Counter>::default();
         let seconds = Histogram::new(exponential_buckets(0.0005, 2.0, 13));
         let (bytes, malformed_lines) = (Counter::default(), Counter::default());
-        registry.register(
-            "pointsman_telemetry_scrapes",
-            "Scrapes of model servers, by how they ended",
-            scrapes.clone(),
-        );
+        registry.register("telemetry_scrapes", "Scrapes of model servers, by how they ended", scrapes.clone());
         let help = "Figures of model servers that could not be true and were clamped, by value and by what was wrong";
-        registry.register("pointsman_telemetry_clamped_values", help, clamped.clone());
+        registry.register("telemetry_clamped_values", help, clamped.clone());
         let help = "Time from a scrape's start to its end, failures included";
-        registry.register("pointsman_telemetry_scrape_duration_seconds", help, seconds.clone());
+        registry.register("telemetry_scrape_duration_seconds", help, seconds.clone());
         let help = "Bytes of metrics received from model servers";
-        registry.register("pointsman_telemetry_scraped_bytes", help, bytes.clone());
+        registry.register("telemetry_scraped_bytes", help, bytes.clone());
         let help = "Lines of wanted metrics that could not be read";
-        registry.register("pointsman_telemetry_malformed_lines", help, malformed_lines.clone());
+        registry.register("telemetry_malformed_lines", help, malformed_lines.clone());
         Self {
             scrapes: ScrapeResult::ALL
                 .map(|result| scrapes.get_or_create_owned(&ResultLabel { result: result.label() })),
@@ -170,10 +166,10 @@ mod tests {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
         for (count, result) in ScrapeResult::ALL.into_iter().enumerate() {
-            let line = format!("pointsman_telemetry_scrapes_total{{result=\"{}\"}} {}\n", result.label(), count + 1);
+            let line = format!("telemetry_scrapes_total{{result=\"{}\"}} {}\n", result.label(), count + 1);
             assert!(text.contains(&line), "{line}{text}");
         }
         assert!(text.contains("clamped_values_total{value=\"adapters\",kind=\"too_large\"} 1\n"), "{text}");
-        assert!(text.contains("pointsman_telemetry_malformed_lines_total 2\n"), "{text}");
+        assert!(text.contains("telemetry_malformed_lines_total 2\n"), "{text}");
     }
 }

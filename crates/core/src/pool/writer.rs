@@ -123,9 +123,10 @@ impl PoolWriter {
         self.changed = true;
     }
 
-    /// Replaces the policy. When prompts are cut otherwise or the memory limit differs, the prefix index starts anew.
+    /// Replaces the policy. When prompts are cut otherwise the prefix index starts anew.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
-        if policy.prefix_cache != self.policy.prefix_cache {
+        self.pool.turn.lock().index.set_memory(policy.prefix_cache.memory_limit);
+        if policy.prefix_cache.layout != self.policy.prefix_cache.layout {
             let mut index = PrefixIndex::new(policy.prefix_cache.memory_limit);
             for (row, id) in self.members.ids.iter().enumerate() {
                 index.admit(*id);
@@ -133,7 +134,9 @@ impl PoolWriter {
                     index.limit(*id, tokens);
                 }
             }
-            self.pool.turn.lock().index = index;
+            let former = std::mem::replace(&mut self.pool.turn.lock().index, index);
+            // Freed here, after the lock: a full index takes a while.
+            drop(former);
         }
         self.policy = policy;
         self.changed = true;

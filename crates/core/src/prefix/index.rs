@@ -22,8 +22,11 @@ struct Node {
     hash: u64,
     slot: u32,
     tokens: u32,
-    /// Counted at the pick and not yet confirmed by a response.
-    predicted: bool,
+    /// Whether a response confirmed that the server holds it.
+    confirmed: bool,
+    /// Requests under way that predict it, until their responses begin. It goes when the last of them fails and none
+    /// was confirmed.
+    predicted: u16,
     newer: u32,
     older: u32,
 }
@@ -117,6 +120,11 @@ impl PrefixIndex {
         }
     }
 
+    /// Changes what it may cost. Shrinking takes effect little by little, as entries come.
+    pub fn set_memory(&mut self, memory: usize) {
+        self.memory = memory;
+    }
+
     /// How full it is.
     pub fn size(&self) -> IndexSize {
         let entries = self.nodes.len() - self.free.len();
@@ -189,7 +197,11 @@ impl PrefixIndex {
         for (depth, block) in blocks.iter().enumerate().rev() {
             let begins_at = if depth == 0 { 0 } else { blocks[depth - 1].tokens };
             match self.find(endpoint, block.hash) {
-                Some(at) => self.touch(at),
+                Some(at) => {
+                    let predicted = &mut self.nodes[at as usize].predicted;
+                    *predicted = predicted.saturating_add(1);
+                    self.touch(at);
+                }
                 None => self.insert(endpoint.slot, block.hash, block.tokens.saturating_sub(begins_at)),
             }
         }
@@ -202,7 +214,9 @@ impl PrefixIndex {
     pub fn confirm(&mut self, endpoint: EndpointId, blocks: &[PrefixBlock]) {
         for block in blocks {
             if let Some(at) = self.find(endpoint, block.hash) {
-                self.nodes[at as usize].predicted = false;
+                let node = &mut self.nodes[at as usize];
+                node.confirmed = true;
+                node.predicted = node.predicted.saturating_sub(1);
             }
         }
     }
@@ -210,10 +224,12 @@ impl PrefixIndex {
     /// Takes back what was predicted and never confirmed: the request did not reach the server.
     pub fn withdraw(&mut self, endpoint: EndpointId, blocks: &[PrefixBlock]) {
         for block in blocks {
-            if let Some(at) = self.find(endpoint, block.hash)
-                && self.nodes[at as usize].predicted
-            {
-                self.remove(at);
+            if let Some(at) = self.find(endpoint, block.hash) {
+                let node = &mut self.nodes[at as usize];
+                node.predicted = node.predicted.saturating_sub(1);
+                if node.predicted == 0 && !node.confirmed {
+                    self.remove(at);
+                }
             }
         }
     }
@@ -238,7 +254,7 @@ impl PrefixIndex {
     }
 
     fn insert(&mut self, slot: u32, hash: u64, tokens: u32) {
-        let node = Node { hash, slot, tokens, predicted: true, newer: NONE, older: NONE };
+        let node = Node { hash, slot, tokens, confirmed: false, predicted: 1, newer: NONE, older: NONE };
         let Some(at) = self.place(node) else { return };
         self.holders
             .entry(hash)
@@ -435,6 +451,18 @@ mod tests {
         index.predict(id(0, 1), &chain(1, 5));
         index.withdraw(id(0, 1), &chain(1, 5));
         assert_eq!(held(&index, &chain(1, 5), 1), [2]);
+    }
+
+    #[test]
+    fn a_request_that_fails_takes_nothing_from_another_that_is_under_way() {
+        let mut index = PrefixIndex::new(1 << 20);
+        index.admit(id(0, 1));
+        index.predict(id(0, 1), &chain(1, 5));
+        index.predict(id(0, 1), &chain(1, 8));
+        index.withdraw(id(0, 1), &chain(1, 5));
+        assert_eq!(held(&index, &chain(1, 8), 1), [8]);
+        index.withdraw(id(0, 1), &chain(1, 8));
+        assert_eq!(held(&index, &chain(1, 8), 1), [0]);
     }
 
     #[test]

@@ -7,9 +7,7 @@ use pointsman_core::control_headers::DESTINATIONS;
 use serde_json::{Map, Value, json};
 
 use super::{BootstrapError, BootstrapOptions, WiredPool, duration, ext_proc, socket_address, typed};
-use crate::wiring::{
-    Balancer, EXT_PROC_FILTER, HEADER_MUTATION_FILTER, RETRY_ON, ROUTE_TIMEOUT, ROUTER_FILTER, STREAM_IDLE_TIMEOUT,
-};
+use crate::wiring::{Balancer, EXT_PROC_FILTER, HEADER_MUTATION_FILTER, RETRY_ON, ROUTE_TIMEOUT, ROUTER_FILTER};
 
 /// One listener, for all pools that take requests at `address`.
 pub(super) fn listener(
@@ -20,7 +18,7 @@ pub(super) fn listener(
     let manager = json!({
         "stat_prefix": "pointsman",
         "codec_type": "AUTO",
-        "stream_idle_timeout": duration(STREAM_IDLE_TIMEOUT),
+        "stream_idle_timeout": duration(options.stream_idle_timeout),
         "http2_protocol_options": {"max_concurrent_streams": options.max_streams},
         // A client is not believed where it says that it came from, nor in what it tells Envoy to retry.
         "use_remote_address": true,

@@ -234,6 +234,9 @@ impl Exchange {
     /// The buffered body, whole or as much of it as the gateway's buffer holds.
     fn decide_buffered(&mut self, mut buffered: Buffered, chunk: &[u8], ends: bool, now: Tick) {
         let is_partial = self.modes.request == BodySendMode::BufferedPartial && !ends;
+        if !self.held.grow(chunk.len(), self.shared.limits.buffer_budget) {
+            return self.refuse(Refusal::new(Reason::BufferFull));
+        }
         if let Err(refusal) = buffered.body.take_in(chunk, !is_partial) {
             return self.refuse(refusal);
         }

@@ -1,10 +1,13 @@
 //! `pointsman demo --find-saturation`: the highest open-loop rate that round robin bears.
 //!
-//! A rate is borne when the queues stay flat. The rate is kept up until conversations overlap as they will go on to
-//! ([`WARM_UP`]), and for [`WINDOW`] more the requests that wait in all servers are counted every quarter of a second.
-//! The queues are flat when, in the mean, at most [`GROWTH`] requests more wait in the window's last third than in its
-//! first: one a server. The thirds' middles are 40 s apart, so a slow server that gets 3 % more than it can do, which
-//! is half a request a second for every six seconds, is told from one that keeps up.
+//! A rate is kept up until conversations overlap as they will go on to ([`WARM_UP`]), and for [`WINDOW`] more the
+//! requests that wait in all servers are counted every quarter of a second. The queues are flat when, in the mean, at
+//! most [`GROWTH`] requests more wait in the window's last third than in its first: one a server. The thirds' middles
+//! are 40 s apart, so servers that get half a request a second more than they can do, together, are told from servers
+//! that keep up.
+//!
+//! A burst near the end looks like growth, and a lull hides it, so a rate is borne when the queues of two of three
+//! workloads are flat: that of the seed and those of the two seeds after it. The servers are the same for all.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,16 +31,20 @@ const GROWTH: f64 = 6.0;
 /// The first rate, the factor by which rates rise until one is too much, and how close the two ends of the search come.
 const FIRST_RATE: f64 = 12.0;
 const RISE: f64 = 1.25;
-const CLOSE: f64 = 1.03;
+const CLOSE: f64 = 1.05;
+/// How many workloads must agree, of twice as many less one.
+const AGREEING: u64 = 2;
 /// Rates that are tried at most.
-const MOST_PROBES: usize = 16;
+const MOST_RATES: usize = 16;
 
-/// One rate that was tried.
+/// One rate that was tried with one workload.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Probe {
     /// Requests a second.
     pub(super) rate: f64,
+    /// The workload's seed.
+    pub(super) seed: u64,
     pub(super) queues: Queues,
     pub(super) is_flat: bool,
 }
@@ -117,34 +124,45 @@ pub(super) async fn find(
 ) -> Result<Saturation> {
     let mut search = Search { borne: 0.0, too_much: None };
     let mut probes = Vec::new();
-    while let Some(rate) = search.next() {
-        if probes.len() == MOST_PROBES {
-            bail!(
-                "round robin's saturation is not found after {MOST_PROBES} rates, the last being {rate:.1} requests/s"
-            );
-        }
-        display.say(&format!("trying {rate:.1} requests/s"));
-        let duration = WARM_UP + WINDOW;
-        let order = Order {
-            strategy: Strategy::RoundRobin,
-            workload: Arc::new(scenario::workload(seed, rate, duration.as_secs())),
-            duration,
-            grace: Duration::ZERO,
+    for _ in 0..MOST_RATES {
+        let Some(rate) = search.next() else {
+            let found = search.borne;
+            let demo_rate = found * scenario::SHARE_OF_SATURATION;
+            return Ok(Saturation { round_robin_saturation: found, demo_rate, probes });
         };
-        let trial = perform(order, stage, children, display).await?;
-        let queues = Queues::of(&trial.loads);
-        let probe = Probe { rate, queues, is_flat: queues.are_flat() };
-        let verdict = if probe.is_flat { "flat" } else { "growing" };
-        let busy = trial.cpu.map_or_else(String::new, |cpu| format!("; cores {:.0} % busy", cpu.busy_percent));
-        let Queues { waiting_first, waiting_last } = queues;
-        display.say(&format!(
-            "{rate:.1} requests/s: queues {verdict}, from {waiting_first:.1} to {waiting_last:.1} waiting{busy}"
-        ));
-        search.learn(rate, probe.is_flat);
-        probes.push(probe);
+        let (mut flat, mut growing) = (0, 0);
+        while flat < AGREEING && growing < AGREEING {
+            let probe = probe(rate, seed.wrapping_add(flat + growing), stage, children, display).await?;
+            if probe.is_flat {
+                flat += 1
+            } else {
+                growing += 1
+            }
+            probes.push(probe);
+        }
+        search.learn(rate, flat == AGREEING);
     }
-    let found = search.borne;
-    Ok(Saturation { round_robin_saturation: found, demo_rate: found * scenario::SHARE_OF_SATURATION, probes })
+    bail!("round robin's saturation is not found after {MOST_RATES} rates: are the servers' figures sensible?")
+}
+
+/// Keeps one rate up and looks at the queues.
+async fn probe(rate: f64, seed: u64, stage: &Stage, children: &mut Children, display: &mut Display) -> Result<Probe> {
+    let duration = WARM_UP + WINDOW;
+    display.say(&format!("trying {rate:.1} requests/s, workload {seed}"));
+    let order = Order {
+        strategy: Strategy::RoundRobin,
+        workload: Arc::new(scenario::workload(seed, rate, duration.as_secs())),
+        duration,
+        grace: Duration::ZERO,
+    };
+    let trial = perform(order, stage, children, display).await?;
+    let queues = Queues::of(&trial.loads);
+    let is_flat = queues.are_flat();
+    let verdict = if is_flat { "flat" } else { "growing" };
+    let busy = trial.cpu.map_or_else(String::new, |cpu| format!("; cores {:.0} % busy", cpu.busy_percent));
+    let Queues { waiting_first, waiting_last } = queues;
+    display.say(&format!("queues {verdict}, from {waiting_first:.1} to {waiting_last:.1} waiting{busy}"));
+    Ok(Probe { rate, seed, queues, is_flat })
 }
 
 #[cfg(test)]
@@ -183,7 +201,7 @@ mod tests {
                 tried += 1;
             }
             assert!(search.borne <= truth && truth < search.borne * CLOSE, "{truth}: {search:?}");
-            assert!(tried <= MOST_PROBES, "{truth} took {tried}");
+            assert!(tried <= MOST_RATES, "{truth} took {tried}");
         }
     }
 }

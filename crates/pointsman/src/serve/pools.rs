@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use futures::StreamExt;
 use pointsman_core::endpoint::Endpoint;
 use pointsman_core::pool::Pool;
 use pointsman_extproc::settings::PoolDirectory;
@@ -23,6 +24,10 @@ use crate::config_file::{EndpointSpec, Host, LoadedConfig};
 const LOADS: usize = 4096;
 /// Changes on their way to an owner.
 const CHANGES: usize = 16;
+/// How often names of endpoints are looked up again.
+const NAMES_INTERVAL: Duration = Duration::from_secs(30);
+/// Names that are looked up at once.
+const LOOKUPS_AT_ONCE: usize = 16;
 /// How long looking up one name may take.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -79,7 +84,8 @@ impl RunningPools {
         for mut pool in config.pools {
             let memory_limit = &mut pool.policy.prefix_cache.memory_limit;
             *memory_limit = index_limit.min(*memory_limit);
-            let members = look_up(&pool.endpoints).await;
+            let former = self.running.get(&pool.name).and_then(|running| running.members.as_deref());
+            let members = look_up(&pool.endpoints, former).await;
             let policy = Arc::new(pool.policy);
             let running = match self.running.get_mut(&pool.name) {
                 Some(running) => {
@@ -99,11 +105,24 @@ impl RunningPools {
         self.directory.set(self.running.values().map(|running| Arc::clone(&running.pool)));
     }
 
-    /// Looks the names of endpoints up again.
-    pub(crate) async fn refresh_names(&mut self) {
+    /// Applies each configuration that comes, and looks names up again now and then.
+    pub(crate) async fn keep_true(mut self, mut configs: mpsc::Receiver<LoadedConfig>) {
+        let mut names = tokio::time::interval_at(tokio::time::Instant::now() + NAMES_INTERVAL, NAMES_INTERVAL);
+        loop {
+            tokio::select! {
+                config = configs.recv() => match config {
+                    Some(config) => self.apply(config).await,
+                    None => return,
+                },
+                _ = names.tick() => self.refresh_names().await,
+            }
+        }
+    }
+
+    async fn refresh_names(&mut self) {
         for running in self.running.values_mut() {
             if running.specs.iter().any(|spec| matches!(spec.host, Host::Dns(_))) {
-                let members = look_up(&running.specs).await;
+                let members = look_up(&running.specs, running.members.as_deref()).await;
                 running.set_members(members).await;
             }
         }
@@ -146,40 +165,52 @@ impl RunningPool {
     }
 }
 
-/// The endpoints with their addresses. One whose name has no address is left out, and said to be.
-async fn look_up(specs: &[EndpointSpec]) -> Vec<Endpoint> {
-    let mut endpoints = Vec::with_capacity(specs.len());
-    for spec in specs {
+/// The endpoints with their addresses. One whose name cannot be looked up keeps the address that it had; one that never
+/// had any is left out, and said to be.
+async fn look_up(specs: &[EndpointSpec], former: Option<&[Endpoint]>) -> Vec<Endpoint> {
+    let looked_up = futures::stream::iter(specs.to_vec()).map(|spec| async move {
         let ip = match &spec.host {
             Host::Ip(ip) => Some(*ip),
             Host::Dns(name) => look_up_name(name, spec.port).await,
         };
-        if let Some(ip) = ip {
-            endpoints.push(endpoint(spec, ip));
+        (spec, ip)
+    });
+    let mut endpoints = Vec::with_capacity(specs.len());
+    for (spec, ip) in looked_up.buffered(LOOKUPS_AT_ONCE).collect::<Vec<_>>().await {
+        let uid = uid(&spec);
+        let is_it = |known: &&Endpoint| *known.uid == *uid && known.address.port() == spec.port;
+        let known = former.into_iter().flatten().find(is_it).map(|known| known.address.ip());
+        match ip.or(known) {
+            Some(ip) => endpoints.push(endpoint(&spec, ip)),
+            None => tracing::warn!(endpoint = spec.name, "an endpoint is left out until its name has an address"),
         }
     }
     endpoints
 }
 
+/// What makes an endpoint of a file the same one over time.
+fn uid(spec: &EndpointSpec) -> String {
+    format!("{}/{}", spec.namespace, spec.name)
+}
+
 /// The least address of a name, so that the answer's order makes no difference.
 async fn look_up_name(name: &str, port: u16) -> Option<IpAddr> {
-    let answer = match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((name, port))).await {
+    match tokio::time::timeout(LOOKUP_TIMEOUT, tokio::net::lookup_host((name, port))).await {
         Ok(Ok(addresses)) => addresses.map(|address| address.ip()).min(),
         Ok(Err(error)) => {
-            tracing::warn!(name, %error, "an endpoint's name cannot be looked up; it is left out until it can");
-            return None;
+            tracing::warn!(name, %error, "an endpoint's name cannot be looked up");
+            None
         }
-        Err(_) => None,
-    };
-    if answer.is_none() {
-        tracing::warn!(name, "an endpoint's name has no address; it is left out until it has");
+        Err(_) => {
+            tracing::warn!(name, "looking an endpoint's name up took too long");
+            None
+        }
     }
-    answer
 }
 
 fn endpoint(spec: &EndpointSpec, ip: IpAddr) -> Endpoint {
     Endpoint {
-        uid: format!("{}/{}", spec.namespace, spec.name).into(),
+        uid: uid(spec).into(),
         name: spec.name.as_str().into(),
         namespace: spec.namespace.as_str().into(),
         address: SocketAddr::new(ip, spec.port),

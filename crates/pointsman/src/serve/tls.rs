@@ -183,23 +183,23 @@ fn read_or_make_ca(dir: &Path) -> Result<Ca> {
     fs::create_dir_all(dir).with_context(|| format!("making the folder {}", dir.display()))?;
     let read = |file: &Path| fs::read_to_string(file).with_context(|| format!("reading {}", file.display()));
     if !key_file.exists() {
-        write_new(&key_file, &KeyPair::generate().context("making a CA key")?.serialize_pem())?;
+        write_new(&key_file, &KeyPair::generate().context("making a CA key")?.serialize_pem(), 0o600)?;
     }
     let key = read(&key_file)?;
     if !certificate_file.exists() {
         let pair = KeyPair::from_pem(&key).with_context(|| format!("reading the key {}", key_file.display()))?;
-        write_new(&certificate_file, &sign_ca(&pair)?)?;
+        write_new(&certificate_file, &sign_ca(&pair)?, 0o644)?;
         tracing::info!(ca = %certificate_file.display(), "made a CA for gateways to verify this picker by");
     }
     Ok(Ca { certificate: read(&certificate_file)?, key })
 }
 
-/// Writes a file that only its owner may read, whole or not at all, unless it is there already.
-fn write_new(file: &Path, text: &str) -> Result<()> {
+/// Writes a file, whole or not at all, unless it is there already.
+fn write_new(file: &Path, text: &str, mode: u32) -> Result<()> {
     use std::os::unix::fs::OpenOptionsExt;
     let part = file.with_extension(format!("{}.part", std::process::id()));
     let write = || -> std::io::Result<()> {
-        let mut open = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        let mut open = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&part)?;
         open.write_all(text.as_bytes())?;
         match fs::hard_link(&part, file) {
             Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),

@@ -159,7 +159,7 @@ impl Scraped {
 fn counted(registry: &Registry, result: ScrapeResult) -> u64 {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, registry).unwrap();
-    let series = format!("pointsman_telemetry_scrapes_total{{result=\"{}\"}} ", result.label());
+    let series = format!("telemetry_scrapes_total{{result=\"{}\"}} ", result.label());
     text.lines().find_map(|line| line.strip_prefix(&series)).unwrap().parse().unwrap()
 }
 

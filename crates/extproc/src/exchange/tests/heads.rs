@@ -25,17 +25,29 @@ fn a_request_that_is_its_headers_alone_is_picked_by_them() {
 fn tunnels_are_picked_at_once_and_have_no_cap() {
     let limits = Limits { max_body_size: 4, ..Limits::default() };
     for headers in [
-        [("upgrade", "websocket"), ("connection", "upgrade")],
-        [("content-type", "application/grpc"), ("te", "trailers")],
-        [("content-type", "Application/gRPC+proto"), ("content-length", "999")],
-        [(":method", "CONNECT"), (":protocol", "websocket")],
+        ("/v1/realtime", [("upgrade", "websocket"), ("connection", "upgrade")]),
+        ("/pkg.Service/Call", [("content-type", "application/grpc"), ("te", "trailers")]),
+        ("/pkg.Service/Call", [("content-type", "Application/gRPC+proto"), ("content-length", "999")]),
+        (CHAT, [(":method", "CONNECT"), (":protocol", "websocket")]),
+        (CHAT, [(":method", "GET"), ("upgrade", "websocket")]),
     ] {
+        let (path, headers) = headers;
         let fixture = Fixture::with_limits(limits);
         let mut gateway = fixture.open(DUPLEX);
-        assert_eq!(gateway.send(post_with(CHAT, &headers)), [TO_HOME], "{headers:?}");
+        assert_eq!(gateway.send(post_with(path, &headers)), [TO_HOME], "{headers:?}");
         for _ in 0..3 {
             assert_eq!(gateway.send(body(vec![0xff; 9], false)), ["request-piece 9"]);
         }
+    }
+}
+
+#[test]
+fn no_header_lifts_the_limits_of_a_body_that_is_read() {
+    for header in [("content-type", "application/grpc"), ("upgrade", "websocket")] {
+        let fixture = Fixture::with_limits(Limits { max_body_size: 4, ..Limits::default() });
+        let mut gateway = fixture.open(DUPLEX);
+        gateway.send(post_with(CHAT, &[header]));
+        assert_eq!(gateway.send(body(vec![b' '; 9], false)), ["immediate 413 body-too-large"], "{header:?}");
     }
 }
 
@@ -72,7 +84,7 @@ fn keeps_to_the_gateways_subset_by_address_and_port() {
         (Some(Kind::NullValue(0)), NONE_OF_THEM),
         (None, NONE_OF_THEM),
     ] {
-        for request in [get("/v1/models"), post_with(CHAT, &[("upgrade", "websocket")])] {
+        for request in [get("/v1/models"), post_with("/v1/realtime", &[("upgrade", "websocket")])] {
             let fixture = Fixture::with_endpoints(&[HOME, V6]);
             let mut gateway = fixture.open(DUPLEX);
             gateway.metadata = subset(hint.clone());
