@@ -27,9 +27,13 @@ lint: ## formatting, clippy, licences, generated code, edges between crates
 	cargo run -q -p xtask -- codegen --check
 	cargo test -p pointsman-tests --test suite -- edges
 
-bench: tools ## figures: the core's micro-benchmarks, then the picker beside a no-op server
+bench: tools ## figures: the core's micro-benchmarks, the picker beside a no-op server, the demo with three seeds
 	cargo bench -p pointsman-core
 	cargo run --release -p pointsman-tests --bin bench
+	cargo build --release -p pointsman
+	for seed in 1 2 3; do \
+		echo "demo, seed $$seed" && target/release/pointsman demo --seed $$seed --output demo-report/$$seed || exit 1; \
+	done
 
 soak: tools ## the suite at length: more streams, longer responses, longer outages
 	POINTSMAN_DEPTH=soak cargo test --release -p pointsman-tests --test suite
