@@ -15,6 +15,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use pointsman_core::facts::Subset;
 use pointsman_core::pool::{Flight, Pool};
 use pointsman_core::reason::Reason;
@@ -158,21 +159,32 @@ impl Exchange {
             self.modes = Modes::of(protocol_config.as_ref());
         }
         match request {
-            Some(Request::RequestHeaders(headers)) => match Metadata::decode(metadata_context) {
-                Ok(metadata) => self.request_headers(&headers, &metadata, now),
-                Err(_) => self.protocol_error("the metadata context is no metadata"),
-            },
+            Some(Request::RequestHeaders(headers)) => {
+                if let Some(metadata) = self.read_metadata(metadata_context) {
+                    self.request_headers(&headers, &metadata, now);
+                }
+            }
             Some(Request::RequestBody(body)) => self.request_body(body, now),
             Some(Request::RequestTrailers(_)) => self.request_trailers(now),
-            Some(Request::ResponseHeaders(headers)) => match Metadata::decode(metadata_context) {
-                Ok(metadata) => self.response_headers(&headers, &metadata, now),
-                Err(_) => self.protocol_error("the metadata context is no metadata"),
-            },
+            Some(Request::ResponseHeaders(headers)) => {
+                if let Some(metadata) = self.read_metadata(metadata_context) {
+                    self.response_headers(&headers, &metadata, now);
+                }
+            }
             Some(Request::ResponseBody(body)) => self.response_body(body, now),
             Some(Request::ResponseTrailers(_)) => self.response_trailers(now),
             // A kind of message newer than this picker: there is nothing to answer it with.
             None => {}
         }
+    }
+
+    /// The metadata of a message with headers; what is none breaks the protocol.
+    fn read_metadata(&mut self, encoded: Bytes) -> Option<Metadata> {
+        let metadata = Metadata::decode(encoded).ok();
+        if metadata.is_none() {
+            self.protocol_error("the metadata context is no metadata");
+        }
+        metadata
     }
 
     /// The next answer that is ready to be sent.

@@ -47,8 +47,8 @@ pub(crate) fn run(args: &EnvoyBootstrapArgs, registry: &Registry) -> Result<()> 
     let limits = &config.server.limits;
     let options = BootstrapOptions {
         admin: Some(args.envoy_admin),
-        max_streams: config.server.limits.max_streams,
-        body_buffer_limit: config.server.limits.max_body_size,
+        max_streams: limits.max_streams,
+        body_buffer_limit: limits.max_body_size,
         stream_idle_timeout: STREAM_IDLE_MARGIN + limits.request_idle_timeout.max(limits.response_idle_timeout),
         ..BootstrapOptions::new(picker, peer(&args.eds), wirings)
     };

@@ -24,6 +24,14 @@ pub struct PoolWriter {
     changed: bool,
 }
 
+/// Where a member's cell comes from.
+enum Place {
+    /// From this row of the former members.
+    Kept(usize),
+    /// Newly made, in this slot.
+    New(EndpointId),
+}
+
 /// The slots that were handed out so far.
 #[derive(Debug, Default)]
 struct Slots {
@@ -81,20 +89,13 @@ impl PoolWriter {
                 None => rows.push((Arc::new(endpoint), None)),
             }
         }
-        let index = &mut self.pool.turn.lock().index;
-        for (id, _) in former.ids.iter().zip(&kept).filter(|(_, kept)| !**kept) {
-            index.depart(*id);
-            self.slots.free.push(id.slot);
-        }
+        let departed = former.ids.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(id, _)| *id);
+        let places = self.move_in(departed, rows.iter().map(|(_, former_row)| *former_row));
         let mut paired = Vec::with_capacity(rows.len());
-        for (endpoint, former_row) in rows {
-            let cell = match former_row {
-                Some(row) => former.cells[row].clone(),
-                None => {
-                    let id = self.slots.allot(|slot| index.is_clear(slot));
-                    index.admit(id);
-                    Arc::new(EndpointCell::new(id))
-                }
+        for ((endpoint, former_row), place) in rows.into_iter().zip(places) {
+            let cell = match place {
+                Place::Kept(row) => former.cells[row].clone(),
+                Place::New(id) => Arc::new(EndpointCell::new(id)),
             };
             self.load.push_row(&former_load, former_row);
             paired.push((endpoint, cell));
@@ -102,6 +103,29 @@ impl PoolWriter {
         self.members = Arc::new(Members::new(paired));
         self.rows = self.members.ids.iter().enumerate().map(|(row, id)| (*id, row)).collect();
         self.changed = true;
+    }
+
+    /// Frees the slots of those that depart and gives slots to the newcomers, who have no former row. Picks wait for
+    /// this, and for no more of a change of members.
+    fn move_in(
+        &mut self,
+        departed: impl Iterator<Item = EndpointId>,
+        former_rows: impl Iterator<Item = Option<usize>>,
+    ) -> Vec<Place> {
+        let index = &mut self.pool.turn.lock().index;
+        for id in departed {
+            index.depart(id);
+            self.slots.free.push(id.slot);
+        }
+        let place = |former_row| match former_row {
+            Some(row) => Place::Kept(row),
+            None => {
+                let id = self.slots.allot(|slot| index.is_clear(slot));
+                index.admit(id);
+                Place::New(id)
+            }
+        };
+        former_rows.map(place).collect()
     }
 
     /// Takes in a reading; one of an endpoint that is gone is dropped.
@@ -125,8 +149,9 @@ impl PoolWriter {
 
     /// Replaces the policy. When prompts are cut otherwise the prefix index starts anew.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
-        self.pool.turn.lock().index.set_memory(policy.prefix_cache.memory_limit);
-        if policy.prefix_cache.layout != self.policy.prefix_cache.layout {
+        if policy.prefix_cache.layout == self.policy.prefix_cache.layout {
+            self.pool.turn.lock().index.set_memory(policy.prefix_cache.memory_limit);
+        } else {
             let mut index = PrefixIndex::new(policy.prefix_cache.memory_limit);
             for (row, id) in self.members.ids.iter().enumerate() {
                 index.admit(*id);

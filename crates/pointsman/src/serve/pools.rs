@@ -177,10 +177,12 @@ async fn look_up(specs: &[EndpointSpec], former: Option<&[Endpoint]>) -> Vec<End
     });
     let mut endpoints = Vec::with_capacity(specs.len());
     for (spec, ip) in looked_up.buffered(LOOKUPS_AT_ONCE).collect::<Vec<_>>().await {
-        let uid = uid(&spec);
-        let is_it = |known: &&Endpoint| *known.uid == *uid && known.address.port() == spec.port;
-        let known = former.into_iter().flatten().find(is_it).map(|known| known.address.ip());
-        match ip.or(known) {
+        let known = || {
+            let uid = uid(&spec);
+            let is_it = |known: &&Endpoint| *known.uid == *uid && known.address.port() == spec.port;
+            former.into_iter().flatten().find(is_it).map(|known| known.address.ip())
+        };
+        match ip.or_else(known) {
             Some(ip) => endpoints.push(endpoint(&spec, ip)),
             None => tracing::warn!(endpoint = spec.name, "an endpoint is left out until its name has an address"),
         }
