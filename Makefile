@@ -6,10 +6,11 @@
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-tools: ## fetch the tools that tests and the demo run (Envoy), once
+tools: ## fetch and build the tools that tests run (Envoy, kube-apiserver, etcd, upstream CRDs), once
 	cargo run -q -p xtask -- tools
 
-demo: tools ## six simulated model servers behind a real Envoy: its own balancing beside the picker's
+demo: ## six simulated model servers behind a real Envoy: its own balancing beside the picker's
+	cargo run -q -p xtask -- tools envoy
 	cargo build --release -p pointsman
 	target/release/pointsman demo
 
@@ -25,11 +26,13 @@ lint: ## formatting, clippy, licences, generated code, edges between crates
 		echo "lint: cargo-deny is not installed: licences, bans and advisories are skipped"; \
 	fi
 	cargo run -q -p xtask -- codegen --check
+	cargo run -q -p pointsman -- crds --check
 	cargo test -p pointsman-tests --test suite -- edges
 
-bench: tools ## figures: the core's micro-benchmarks, the picker beside a no-op server, the demo with three seeds
+bench: tools ## figures: micro-benchmarks, the picker beside a no-op server, a cluster that changes, the demo
 	cargo bench -p pointsman-core
 	cargo run --release -p pointsman-tests --bin bench
+	cargo run --release -p pointsman-tests --bin cluster-bench
 	cargo build --release -p pointsman
 	for seed in 1 2 3; do \
 		echo "demo, seed $$seed" && target/release/pointsman demo --seed $$seed --output demo-report/$$seed || exit 1; \

@@ -1,7 +1,16 @@
-//! What tests build on: the real picker and the real Envoy before simulated model servers, and clients to ask them.
+//! What tests build on: the real picker and the real Envoy before simulated model servers, clients to ask them, and a
+//! real Kubernetes API server.
 
 pub mod bench;
+pub mod churn;
 pub mod client;
+pub mod cluster_stack;
+pub mod control_plane;
 pub mod depth;
+pub mod follow;
+pub mod netns;
+pub mod proc;
 pub mod process;
+pub mod quantile;
 pub mod stack;
+pub mod tools;

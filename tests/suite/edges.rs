@@ -7,13 +7,27 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand, PackageId};
 
 /// Every crate of the workspace and those of its crates that it names, for any purpose (code, tests, build).
 const EDGES: &[(&str, &[&str])] = &[
-    ("pointsman", &["pointsman-core", "pointsman-envoy", "pointsman-extproc", "pointsman-sim", "pointsman-telemetry"]),
+    (
+        "pointsman",
+        &[
+            "pointsman-core",
+            "pointsman-envoy",
+            "pointsman-extproc",
+            "pointsman-k8s",
+            "pointsman-sim",
+            "pointsman-telemetry",
+        ],
+    ),
     ("pointsman-core", &[]),
     ("pointsman-envoy", &["pointsman-core"]),
     ("pointsman-extproc", &["pointsman-core"]),
+    ("pointsman-k8s", &["pointsman-core"]),
     ("pointsman-sim", &[]),
     ("pointsman-telemetry", &["pointsman-core"]),
-    ("pointsman-tests", &["pointsman", "pointsman-core", "pointsman-envoy", "pointsman-extproc", "pointsman-sim"]),
+    (
+        "pointsman-tests",
+        &["pointsman", "pointsman-core", "pointsman-envoy", "pointsman-extproc", "pointsman-k8s", "pointsman-sim"],
+    ),
     ("xtask", &[]),
 ];
 
@@ -22,6 +36,7 @@ const UNREACHABLE: &[(&str, &[&str])] = &[
     ("pointsman-core", &["clap", "hyper", "kube", "tokio", "tonic"]),
     ("pointsman-envoy", &["kube"]),
     ("pointsman-extproc", &["kube"]),
+    ("pointsman-k8s", &["tonic"]),
     ("pointsman-sim", &["kube"]),
     ("pointsman-telemetry", &["kube", "tonic"]),
 ];

@@ -4,8 +4,16 @@
 
 /// Bodies through a real Envoy, of every size and in every mode.
 mod bodies;
+/// What a cluster that changes all the time costs, and how soon its changes show.
+mod churn;
+/// Pools, pods, policies and models of a real API server.
+mod cluster;
 /// Configuration files, TLS, and what a running picker makes of changes.
 mod configuration;
+/// The control plane that tests of the cluster stand on.
+mod control_plane;
+/// Our custom resources, and the shapes of others', on a real API server.
+mod crds;
 /// The demo, short.
 mod demo;
 /// The documents that say what the code does.
@@ -14,6 +22,14 @@ mod docs;
 mod edges;
 /// What clients see when something dies, panics or drains.
 mod failures;
+/// The plugin of kubectl.
+mod kubectl;
+/// What replicas share: who leads, whose status it is, whom gateways trust.
+mod leadership;
+/// Models that are served in others' place.
+mod models;
+/// What an API server that is away costs, and a replica that dies or stands still.
+mod outages;
 /// Who serves, and who may say so.
 mod routing;
 /// Streamed answers.

@@ -27,7 +27,7 @@ fn address(number: usize) -> SocketAddr {
 /// A pool of the default policy whose endpoints reported just now, each with a load of its own.
 fn pool(endpoints: usize) -> (Arc<Pool>, PoolWriter) {
     let (pool, mut writer) = Pool::new("default/p", Arc::new(Policy::default()), 1);
-    writer.set_members((0..endpoints).map(|at| Endpoint::new(&format!("vllm-{at}"), address(at))).collect());
+    writer.set_members((0..endpoints).map(|at| Endpoint::new(&format!("vllm-{at}"), address(at))));
     writer.publish();
     for (at, endpoint) in pool.snapshot().members.ids.iter().enumerate() {
         let (waiting, running) = ((at % 5) as f32, (at % 7) as f32);
@@ -53,7 +53,7 @@ fn prompt(seed: u64) -> Facts {
 /// Picks, answers, lands; the prefix stays with the endpoint.
 fn turn(pool: &Arc<Pool>, facts: &Facts, only: Option<SocketAddr>) {
     let subset = only.map(|address| vec![address]);
-    if let Decision::Picked(mut picked) = black_box(pool.pick(Request { facts, subset: &subset }, NOW)) {
+    if let Decision::Picked(mut picked) = black_box(pool.pick(Request { facts, subset: &subset, headers: None }, NOW)) {
         picked.flight.response_began();
     }
 }

@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pointsman_core::endpoint::EndpointId;
-use pointsman_core::prefix::{Alive, PrefixBlock, PrefixHasher, PrefixIndex, PrefixLayout, mix};
+use pointsman_core::prefix::{Alive, PrefixBlock, PrefixHasher, PrefixIndex, PrefixLayout, PrefixSeed, mix};
 
 /// What a read from a gateway gives.
 const PIECE: usize = 16 << 10;
@@ -21,7 +21,7 @@ fn hasher(criterion: &mut Criterion) {
                 let mut hasher = PrefixHasher::new(PrefixLayout::default());
                 black_box(text).chunks(PIECE).for_each(|piece| hasher.text(piece));
                 hasher.end_message(1);
-                hasher.finish(None, 7)
+                hasher.finish(None, PrefixSeed { prompt: 7, model: 0 })
             });
         });
     }
@@ -32,7 +32,7 @@ fn hasher(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut hasher = PrefixHasher::new(PrefixLayout::default());
             black_box(&text).chunks(80).for_each(|piece| hasher.text(piece));
-            hasher.finish(None, 7)
+            hasher.finish(None, PrefixSeed { prompt: 7, model: 0 })
         });
     });
 }

@@ -52,12 +52,16 @@ pub const DESTINATIONS: &[&str] = &[
     "x-envoy-original-dst-host",
 ];
 
+/// Headers that name an `InferenceObjective` of the pool's, and so the request's priority: the current name, then its
+/// older alias. Read, and passed on, where the operator trusts them; else they are dropped as all of [`CONTROLS`].
+pub const OBJECTIVES: [&str; 2] = ["x-llm-d-inference-objective", "x-gateway-inference-objective"];
+
 /// Headers that steer how a request is treated: priority, fairness, model, objectives, the sizes that it claims, the
 /// profile, and the conformance suites' own choice of endpoint. Dropped by the picker unless trusted; each pair is the
 /// current name and its older alias.
 pub const CONTROLS: &[&str] = &[
-    "x-llm-d-inference-objective",
-    "x-gateway-inference-objective",
+    OBJECTIVES[0],
+    OBJECTIVES[1],
     "x-llm-d-inference-fairness-id",
     "x-gateway-inference-fairness-id",
     "x-llm-d-model-name-rewrite",

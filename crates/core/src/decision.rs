@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::endpoint::{Endpoint, EndpointCell};
+use crate::facts::Model;
 use crate::pool::Flight;
 use crate::reason::Reason;
 
@@ -24,6 +25,8 @@ pub struct Picked {
     pub flight: Flight,
     /// Tokens of the prompt that the first endpoint probably has in its cache.
     pub matched_tokens: u32,
+    /// The model that the request is to name when it goes on; `None` where it is the asked one.
+    pub model: Option<Model>,
 }
 
 /// An ordered list of endpoints: the pick, then its fallbacks.

@@ -35,6 +35,8 @@ pub struct Endpoint {
     pub engine: Option<Arc<str>>,
     /// The pod's labels, or those of the file.
     pub labels: BTreeMap<String, String>,
+    /// Whether somebody took it out of new picks. It stays a member, so that nothing that was learnt of it is lost.
+    pub is_cordoned: bool,
 }
 
 impl Endpoint {
@@ -48,6 +50,7 @@ impl Endpoint {
             metrics_port: address.port(),
             engine: None,
             labels: BTreeMap::new(),
+            is_cordoned: false,
         }
     }
 
@@ -66,13 +69,35 @@ pub struct EndpointCell {
     in_flight: AtomicU32,
     in_flight_tokens: AtomicU64,
     streaming: AtomicU32,
-    /// Seconds between two output tokens, as the bits of an `f32`; 0 until observed.
-    tpot: AtomicU32,
+    /// Prompt tokens in flight that are still to be computed.
+    prefill_tokens: AtomicU64,
+    /// Prompt tokens computed a second.
+    prefill_rate: Average,
+    /// Seconds between two output tokens.
+    tpot: Average,
     tally: Tally,
 }
 
-/// How much one observation of the time between tokens moves the average.
-const TPOT_WEIGHT: f32 = 0.25;
+/// A moving average of what is observed: the bits of an `f32`, 0 until the first observation.
+#[derive(Debug, Default)]
+struct Average(AtomicU32);
+
+impl Average {
+    /// How much one observation moves it.
+    const WEIGHT: f32 = 0.25;
+
+    fn get(&self) -> Option<f32> {
+        let average = f32::from_bits(self.0.load(Ordering::Relaxed));
+        (average > 0.0).then_some(average)
+    }
+
+    /// Of two observations at once one may be lost: it is an average.
+    fn observe(&self, observed: f32) {
+        let observed = observed.max(f32::MIN_POSITIVE);
+        let moved = self.get().map_or(observed, |average| average + Self::WEIGHT * (observed - average));
+        self.0.store(moved.to_bits(), Ordering::Relaxed);
+    }
+}
 
 /// Totals of one endpoint's finished requests since it joined the pool. Only ever grow.
 #[derive(Debug, Default)]
@@ -96,7 +121,9 @@ impl EndpointCell {
             in_flight: AtomicU32::new(0),
             in_flight_tokens: AtomicU64::new(0),
             streaming: AtomicU32::new(0),
-            tpot: AtomicU32::new(0),
+            prefill_tokens: AtomicU64::new(0),
+            prefill_rate: Average::default(),
+            tpot: Average::default(),
             tally: Tally::default(),
         }
     }
@@ -104,16 +131,24 @@ impl EndpointCell {
     /// Seconds between two output tokens of one response, as a moving average over the responses that passed; `None`
     /// until one did. Slow servers, and servers with large batches, have large ones.
     pub fn tpot(&self) -> Option<f32> {
-        let tpot = f32::from_bits(self.tpot.load(Ordering::Relaxed));
-        (tpot > 0.0).then_some(tpot)
+        self.tpot.get()
     }
 
     /// Takes in the time between two output tokens, seen over several tokens of one response.
     pub fn observe_tpot(&self, observed: Duration) {
-        let observed = observed.as_secs_f32().max(f32::MIN_POSITIVE);
-        let moved = self.tpot().map_or(observed, |average| average + TPOT_WEIGHT * (observed - average));
-        // Of two observations at once one may be lost: it is an average.
-        self.tpot.store(moved.to_bits(), Ordering::Relaxed);
+        self.tpot.observe(observed.as_secs_f32());
+    }
+
+    /// Prompt tokens of requests in flight that the server had not in its cache when it was picked and has not answered
+    /// yet: its prefill backlog. Requests that are not streamed never say when their prompt was computed, and do not count.
+    pub fn prefill_tokens(&self) -> u64 {
+        self.prefill_tokens.load(Ordering::Relaxed)
+    }
+
+    /// Prompt tokens that it computes in a second, as a moving average over the first tokens that passed; `None` until
+    /// one followed enough of them. What else the server did meanwhile is in it.
+    pub fn prefill_rate(&self) -> Option<f32> {
+        self.prefill_rate.get()
     }
 
     /// Totals of its finished requests.
@@ -148,13 +183,30 @@ pub struct InFlight {
     cell: Arc<EndpointCell>,
     tokens: u64,
     streaming: bool,
+    prefill: Prefill,
 }
 
+/// What a request gives its server to compute before the first token comes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Prefill {
+    /// Its own prompt tokens that are still to be computed; 0 once they are.
+    own: u64,
+    /// Those and what lay before them at the pick.
+    ahead: u64,
+}
+
+/// From so many tokens on, the time to the first one tells how fast prompts are computed: with fewer it is the time of
+/// a step, and of the way.
+const TELLING_PREFILL: u64 = 512;
+
 impl InFlight {
-    pub(crate) fn count(cell: &Arc<EndpointCell>, tokens: u64) -> Self {
+    /// Counts a request of `tokens` prompt tokens, `uncached` of which are to be computed before it answers.
+    pub(crate) fn count(cell: &Arc<EndpointCell>, tokens: u64, uncached: u64) -> Self {
         cell.in_flight.fetch_add(1, Ordering::Relaxed);
         cell.in_flight_tokens.fetch_add(tokens, Ordering::Relaxed);
-        Self { cell: Arc::clone(cell), tokens, streaming: false }
+        let before = cell.prefill_tokens.fetch_add(uncached, Ordering::Relaxed);
+        let prefill = Prefill { own: uncached, ahead: before.saturating_add(uncached) };
+        Self { cell: Arc::clone(cell), tokens, streaming: false, prefill }
     }
 
     /// Whose load it is.
@@ -170,11 +222,24 @@ impl InFlight {
         }
     }
 
+    /// The first token came, or none will be seen: the prompt is no longer ahead of others. `after` is the time since
+    /// the pick, where it tells how long computing took.
+    pub fn prompt_computed(&mut self, after: Option<Duration>) {
+        let Prefill { own, ahead } = std::mem::take(&mut self.prefill);
+        if own == 0 {
+            return;
+        }
+        self.cell.prefill_tokens.fetch_sub(own, Ordering::Relaxed);
+        if let Some(after) = after.filter(|after| !after.is_zero() && ahead >= TELLING_PREFILL) {
+            self.cell.prefill_rate.observe(ahead as f32 / after.as_secs_f32());
+        }
+    }
+
     /// Moves the load to the endpoint that really served, after the gateway went down the list.
     pub fn move_to(&mut self, cell: &Arc<EndpointCell>) {
         if !Arc::ptr_eq(&self.cell, cell) {
             let streaming = self.streaming;
-            *self = Self::count(cell, self.tokens);
+            *self = Self::count(cell, self.tokens, self.prefill.own);
             if streaming {
                 self.response_began();
             }
@@ -184,6 +249,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
+        self.prompt_computed(None);
         self.cell.in_flight.fetch_sub(1, Ordering::Relaxed);
         self.cell.in_flight_tokens.fetch_sub(self.tokens, Ordering::Relaxed);
         if self.streaming {

@@ -16,6 +16,14 @@ pub struct Explanation {
     pub request_id: Arc<str>,
     /// The model asked for.
     pub model: Option<Arc<str>>,
+    /// The model that serves in its place; `None` where it is the asked one.
+    pub target_model: Option<Arc<str>>,
+    /// The rule of the policy's `models` that matched, by its name.
+    pub model_rule: Option<Arc<str>>,
+    /// The objective that the request named, known to the pool or not.
+    pub objective: Option<Arc<str>>,
+    /// What objective or rule say of its importance; 0 where neither does.
+    pub priority: i32,
     /// When it was decided.
     pub at: Tick,
     /// How long the request waited in a queue before.
@@ -37,6 +45,8 @@ pub struct Explanation {
 }
 
 impl Explanation {
+    /// Decisions kept of a pool.
+    pub const KEPT: u64 = 256;
     /// Rows kept of one decision, so that a large pool costs no more than this.
     pub const MAX_ROWS: usize = 64;
 
@@ -47,6 +57,10 @@ impl Explanation {
         self.rows_left_out = 0;
         self.reason = None;
         self.model = None;
+        self.target_model = None;
+        self.model_rule = None;
+        self.objective = None;
+        self.priority = 0;
     }
 }
 
@@ -76,6 +90,8 @@ pub struct ExplainedEndpoint {
 pub enum Fate {
     /// Outside of the gateway's subset.
     OutsideSubset,
+    /// Taken out of new picks by somebody.
+    Cordoned,
     /// The named filter kept it out.
     FilteredOut(Arc<str>),
     /// A candidate with this sum of weighted scores, not chosen.
@@ -100,7 +116,7 @@ pub(crate) struct Ring {
 }
 
 impl Ring {
-    pub(crate) const CAPACITY: u64 = 256;
+    pub(crate) const CAPACITY: u64 = Explanation::KEPT;
 
     pub(crate) fn new() -> Self {
         Self { entries: Vec::new(), decisions: 0 }

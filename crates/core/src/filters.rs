@@ -2,6 +2,8 @@
 
 mod label_selector;
 
+pub use label_selector::LabelSelector;
+
 use crate::endpoint::Endpoint;
 use crate::facts::Facts;
 use crate::registry::PluginDef;

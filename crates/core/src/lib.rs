@@ -8,7 +8,8 @@
 //!                     EndpointCell, PrefixIndex ─────┴────────── counted inside the pick ◄────────┘
 //! ```
 //!
-//! Reading order: [`endpoint`], [`load`], [`snapshot`], [`facts`], [`signals`], [`scorers`], [`scheduler`], [`pool`].
+//! Reading order: [`endpoint`], [`load`], [`snapshot`], [`facts`], [`models`], [`signals`], [`scorers`], [`scheduler`],
+//! [`pool`].
 //!
 //! **Invariants.**
 //! - A request reads exactly one snapshot an attempt. Membership, load and policy live in the same swap. What is
@@ -32,6 +33,7 @@ pub mod explanation;
 pub mod facts;
 pub mod filters;
 pub mod load;
+pub mod models;
 pub mod pickers;
 pub mod policy;
 pub mod pool;

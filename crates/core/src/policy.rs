@@ -1,9 +1,11 @@
 //! A pool's policy: validated configuration, resolved into what the hot path reads. Replaced as a whole.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::filters::Filter;
+use crate::models::ModelRules;
 use crate::pickers::Picker;
 use crate::prefix::PrefixLayout;
 use crate::registry::Registry;
@@ -20,6 +22,11 @@ pub struct Policy {
     pub prefix_cache: PrefixCachePolicy,
     /// How model servers are asked for their load, and how long an answer is believed.
     pub telemetry: TelemetryPolicy,
+    /// Which models are served in which others' place.
+    pub models: ModelRules,
+    /// The priorities of the objectives that requests may name. No part of what is written in a configuration: the
+    /// cluster's `InferenceObjective`s are put here.
+    pub objectives: BTreeMap<Arc<str>, i32>,
 }
 
 /// A chain of plugins, in the order in which they act.
@@ -149,6 +156,8 @@ impl Default for Policy {
             fallbacks: DEFAULT_FALLBACKS,
             prefix_cache: PrefixCachePolicy::default(),
             telemetry: TelemetryPolicy::default(),
+            models: ModelRules::default(),
+            objectives: BTreeMap::new(),
         }
     }
 }

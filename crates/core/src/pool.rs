@@ -74,9 +74,15 @@ impl Pool {
         match chosen {
             Ok(choosing) => {
                 let cell = &choosing.stage.choices[0].cell;
-                turn.index.predict(cell.id(), &request.facts.prefix);
-                let flight = Flight::depart(self, cell, request.facts);
-                Decision::Picked(Picked { flight, matched_tokens: choosing.matched_tokens, decode: choosing.stage })
+                let facts = choosing.facts.as_ref().unwrap_or(request.facts);
+                turn.index.predict(cell.id(), &facts.prefix);
+                let flight = Flight::depart(self, cell, facts, choosing.matched_tokens, now);
+                Decision::Picked(Picked {
+                    decode: choosing.stage,
+                    flight,
+                    matched_tokens: choosing.matched_tokens,
+                    model: choosing.model,
+                })
             }
             Err(reason) => {
                 why.reason = Some(reason);

@@ -4,6 +4,6 @@ mod hasher;
 mod holders;
 mod index;
 
-pub use hasher::{PrefixBlock, PrefixHasher, PrefixLayout, hash_name, mix};
+pub use hasher::{PrefixBlock, PrefixHasher, PrefixLayout, PrefixSeed, hash_name, mix};
 pub use holders::Alive;
 pub use index::{IndexSize, PrefixIndex};

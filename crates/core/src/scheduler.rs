@@ -1,9 +1,12 @@
 //! Filter, score, pick, count: the only place that knows the order.
 
+use std::sync::Arc;
+
 use crate::decision::{Choice, Stage};
-use crate::endpoint::EndpointId;
+use crate::endpoint::{Endpoint, EndpointId};
 use crate::explanation::{ExplainedEndpoint, Explanation, Fate};
-use crate::facts::{Facts, Subset};
+use crate::facts::{Facts, Model, RequestHeaders, Subset};
+use crate::models::{self, Route};
 use crate::pickers::{Candidates, PickerMemory};
 use crate::prefix::PrefixIndex;
 use crate::reason::Reason;
@@ -18,6 +21,8 @@ pub struct Request<'a> {
     pub facts: &'a Facts,
     /// To which addresses the gateway restricts it.
     pub subset: &'a Subset,
+    /// What rules for models may ask of its headers; `None` has none that they could match.
+    pub headers: Option<&'a dyn RequestHeaders>,
 }
 
 /// What was chosen: the stage, and the pick's matched tokens.
@@ -25,6 +30,10 @@ pub struct Request<'a> {
 pub(crate) struct Choosing {
     pub(crate) stage: Stage,
     pub(crate) matched_tokens: u32,
+    /// The facts of the request as it is served; `None` where they are those it came with.
+    pub(crate) facts: Option<Facts>,
+    /// The model that the request is to name; `None` where it is the asked one.
+    pub(crate) model: Option<Model>,
 }
 
 /// The scheduler's memory, reused from request to request.
@@ -51,10 +60,12 @@ pub(crate) fn choose(
 ) -> Result<Choosing, Reason> {
     let Scratch { rows, ids, raw, totals, chosen, columns } = scratch;
     let profile = &snapshot.policy.profile;
-    describe(why, snapshot, request.facts, now);
-    candidates(snapshot, request, rows, why)?;
+    let route = models::route(&snapshot.policy, request, &mut memory.random);
+    describe(why, snapshot, request.facts, &route, now);
+    let facts = route.facts.as_ref().unwrap_or(request.facts);
+    candidates(snapshot, facts, request.subset, &route, rows, why)?;
 
-    let signals = columns.compute(request.facts, snapshot, rows, index, now);
+    let signals = columns.compute(facts, snapshot, rows, index, now);
     score(&signals, raw, totals);
 
     ids.clear();
@@ -72,13 +83,18 @@ pub(crate) fn choose(
     Ok(Choosing {
         stage: Stage { choices: choices.collect() },
         matched_tokens: signals.matched_tokens[pick as usize] as u32,
+        model: route.target().cloned(),
+        facts: route.facts,
     })
 }
 
-/// Writes the rows of the endpoints that may serve the request: within the subset, admitted by every filter.
+/// Writes the rows of the endpoints that may serve the request: within the subset, among those that have the target
+/// model, admitted by every filter.
 fn candidates(
     snapshot: &PoolSnapshot,
-    request: Request<'_>,
+    facts: &Facts,
+    subset: &Subset,
+    route: &Route<'_>,
     rows: &mut Vec<u32>,
     why: &mut Explanation,
 ) -> Result<(), Reason> {
@@ -87,7 +103,7 @@ fn candidates(
     if members.is_empty() {
         return Err(Reason::NoReadyEndpoint);
     }
-    match request.subset {
+    match subset {
         None => rows.extend((0u32..).take(members.len())),
         Some(addresses) => {
             rows.extend(addresses.iter().filter_map(|address| members.row_at(*address)));
@@ -101,16 +117,40 @@ fn candidates(
     if rows.is_empty() {
         return Err(Reason::SubsetEmpty);
     }
+    rows.retain(|row| {
+        let is_cordoned = members.endpoints[*row as usize].is_cordoned;
+        if is_cordoned {
+            leave_out(snapshot, *row, Fate::Cordoned, why);
+        }
+        !is_cordoned
+    });
+    if rows.is_empty() {
+        return Err(Reason::NoReadyEndpoint);
+    }
+    if let Some((rule, selector)) = route.selector() {
+        keep(snapshot, rows, why, rule, |endpoint| selector.matches(&endpoint.labels));
+    }
     for filter in &snapshot.policy.profile.filters {
-        rows.retain(|row| {
-            let admits = filter.filter.admits(request.facts, &members.endpoints[*row as usize]);
-            if !admits {
-                leave_out(snapshot, *row, Fate::FilteredOut(filter.name.clone()), why);
-            }
-            admits
-        });
+        keep(snapshot, rows, why, &filter.name, |endpoint| filter.filter.admits(facts, endpoint));
     }
     if rows.is_empty() { Err(Reason::FilteredOut) } else { Ok(()) }
+}
+
+/// Keeps the rows of the endpoints that are admitted; the others go to the explanation, with the name of what says so.
+fn keep(
+    snapshot: &PoolSnapshot,
+    rows: &mut Vec<u32>,
+    why: &mut Explanation,
+    name: &Arc<str>,
+    admits: impl Fn(&Endpoint) -> bool,
+) {
+    rows.retain(|row| {
+        let admits = admits(&snapshot.members.endpoints[*row as usize]);
+        if !admits {
+            leave_out(snapshot, *row, Fate::FilteredOut(name.clone()), why);
+        }
+        admits
+    });
 }
 
 /// Writes every scorer's raw scores, a run a scorer, and the weighted sums.
@@ -130,12 +170,16 @@ fn score(signals: &Signals<'_>, raw: &mut Vec<f32>, totals: &mut Vec<f32>) {
     }
 }
 
-fn describe(why: &mut Explanation, snapshot: &PoolSnapshot, facts: &Facts, now: Tick) {
+fn describe(why: &mut Explanation, snapshot: &PoolSnapshot, facts: &Facts, route: &Route<'_>, now: Tick) {
     why.request_id = facts.request_id.clone();
     why.model = facts.model.as_ref().map(|model| model.name.clone());
     why.at = now;
     why.snapshot_version = snapshot.version;
     why.prompt_tokens = facts.prompt_tokens;
+    why.target_model = route.target().map(|model| model.name.clone());
+    why.model_rule = route.rule.map(|rule| rule.name.clone());
+    why.objective = facts.objective.clone();
+    why.priority = route.facts.as_ref().map_or(facts.priority, |facts| facts.priority);
     let scorers = &snapshot.policy.profile.scorers;
     why.scorers.extend(scorers.iter().map(|scorer| (scorer.name.clone(), scorer.weight)));
 }

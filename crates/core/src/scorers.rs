@@ -10,6 +10,7 @@ mod prefix_cache;
 mod queue;
 mod running_requests_size;
 mod tpot;
+mod ttft;
 
 use crate::registry::{ParameterError, PluginDef};
 use crate::signals::Signals;
@@ -32,6 +33,7 @@ pub const BUILTIN: &[ScorerDef] = &[
     queue::DEF,
     running_requests_size::DEF,
     tpot::DEF,
+    ttft::DEF,
 ];
 
 /// The score of a candidate whose telemetry is stale, where the scorer reads nothing else.

@@ -27,6 +27,10 @@ pub struct Signals<'a> {
     pub in_flight: &'a [f32],
     /// Seconds between two output tokens, learnt from responses; 0 until learnt.
     pub tpot: &'a [f32],
+    /// Prompt tokens that this process sent there, that are to be computed, and whose first answer has not come.
+    pub prefill_tokens: &'a [f32],
+    /// Prompt tokens computed a second, learnt from first tokens; 0 until learnt.
+    pub prefill_rate: &'a [f32],
     /// Tokens of the prompt that the candidate probably has in its cache.
     pub matched_tokens: &'a [f32],
 }
@@ -47,6 +51,8 @@ pub struct SignalColumns {
     kv_cache_usage: Vec<f32>,
     in_flight: Vec<f32>,
     tpot: Vec<f32>,
+    prefill_tokens: Vec<f32>,
+    prefill_rate: Vec<f32>,
     matched_tokens: Vec<f32>,
     matched_blocks: Vec<u32>,
     alive: Alive,
@@ -69,7 +75,8 @@ impl SignalColumns {
         index.lookup(&facts.prefix, &mut self.matched_blocks, &mut self.alive);
         for row in rows {
             let row = *row as usize;
-            let in_flight = members.cells[row].in_flight();
+            let cell = &members.cells[row];
+            let in_flight = cell.in_flight();
             let since_scrape = f64::from(in_flight) - f64::from(load.in_flight_at_scrape[row]);
             let waiting = (f64::from(load.waiting[row]) + since_scrape).max(0.0);
             let matched = match self.matched_blocks[members.ids[row].slot as usize] {
@@ -81,7 +88,9 @@ impl SignalColumns {
             self.running.push(load.running[row]);
             self.kv_cache_usage.push(load.kv_cache_usage[row]);
             self.in_flight.push(in_flight as f32);
-            self.tpot.push(members.cells[row].tpot().unwrap_or(0.0));
+            self.tpot.push(cell.tpot().unwrap_or(0.0));
+            self.prefill_tokens.push(cell.prefill_tokens() as f32);
+            self.prefill_rate.push(cell.prefill_rate().unwrap_or(0.0));
             self.matched_tokens.push(matched as f32);
         }
         Signals {
@@ -94,6 +103,8 @@ impl SignalColumns {
             kv_cache_usage: &self.kv_cache_usage,
             in_flight: &self.in_flight,
             tpot: &self.tpot,
+            prefill_tokens: &self.prefill_tokens,
+            prefill_rate: &self.prefill_rate,
             matched_tokens: &self.matched_tokens,
         }
     }
@@ -105,6 +116,8 @@ impl SignalColumns {
         self.kv_cache_usage.clear();
         self.in_flight.clear();
         self.tpot.clear();
+        self.prefill_tokens.clear();
+        self.prefill_rate.clear();
         self.matched_tokens.clear();
         self.matched_blocks.clear();
     }

@@ -69,6 +69,16 @@ pub const PICKER_OUTLIERS: OutlierDetection = OutlierDetection {
     max_ejection_percent: 100,
 };
 
+/// How a stream that no replica took is offered to another. Outlier detection alone is not enough: it counts failures up
+/// to exactly its threshold, and a replica that failed while it was ejected anyway, at its start say, can be past that
+/// when it dies (seen on 1.40: one of two killed, a second of failures without retries, none with them).
+pub const PICKER_RETRIES: PickerRetries = PickerRetries {
+    tries: 2,
+    base_interval: Duration::from_millis(1),
+    max_interval: Duration::from_millis(10),
+    host_tries: 5,
+};
+
 /// How often a peer's DNS name is looked up, whatever its TTL says: a replica that moved is found as soon.
 pub const PEER_DNS_REFRESH: Duration = Duration::from_secs(1);
 
@@ -104,6 +114,19 @@ pub struct Keepalive {
     pub interval: Duration,
     /// How long an answer may take before the connection is closed.
     pub timeout: Duration,
+}
+
+/// Retries of a stream to the picker, before anything of it was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PickerRetries {
+    /// How many there are.
+    pub tries: u32,
+    /// The first pause.
+    pub base_interval: Duration,
+    /// The longest pause.
+    pub max_interval: Duration,
+    /// How often the balancer is asked again when it names a replica that failed already.
+    pub host_tries: u32,
 }
 
 /// Passive health of a cluster, by how its requests end.

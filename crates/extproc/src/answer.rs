@@ -76,9 +76,18 @@ pub(crate) fn request_headers(destination: Option<&Destination>, mut removed: Ve
     }
 }
 
-/// Lets a buffered body go on unchanged, to the destination where it is known only now.
-pub(crate) fn request_body(destination: Option<&Destination>) -> ProcessingResponse {
-    let common = CommonResponse { header_mutation: mutation(destination, Vec::new()), ..CommonResponse::default() };
+/// Lets a chunk or a buffered body go on, in a mode other than full duplex: to the destination where it is known only
+/// now, and with other bytes where there are any.
+pub(crate) fn request_body(
+    destination: Option<&Destination>,
+    removed: Vec<String>,
+    bytes: Option<Bytes>,
+) -> ProcessingResponse {
+    let common = CommonResponse {
+        header_mutation: mutation(destination, removed),
+        body_mutation: bytes.map(|bytes| BodyMutation { mutation: Some(Mutation::Body(bytes)) }),
+        ..CommonResponse::default()
+    };
     ProcessingResponse {
         dynamic_metadata: destination.map(Destination::metadata),
         ..answer(Response::RequestBody(BodyResponse { response: Some(common) }))

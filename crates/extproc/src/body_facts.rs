@@ -3,8 +3,10 @@
 mod place;
 mod reader;
 
+use std::ops::Range;
+
 use pointsman_core::facts::Model;
-use pointsman_core::prefix::{PrefixHasher, PrefixLayout, mix};
+use pointsman_core::prefix::{PrefixHasher, PrefixLayout, PrefixSeed, mix};
 use pointsman_core::reason::Reason;
 
 use crate::api::Api;
@@ -72,6 +74,12 @@ impl BodyReader {
         self.reader.has_model() && self.reader.prompt_is_at_cap()
     }
 
+    /// Where in the body the model's name stands, quotes included; `None` as long as it is not known. It never changes:
+    /// a second model makes the body unfit.
+    pub fn model_span(&self) -> Option<Range<u64>> {
+        self.reader.model_span()
+    }
+
     /// The facts as far as they are known. Afterwards the reader only watches for what makes the body unfit.
     pub fn take_facts(&mut self) -> BodyFacts {
         self.reader.take_facts()
@@ -88,8 +96,8 @@ impl From<Fault<Unfit>> for Unfit {
 }
 
 /// What is mixed into every block besides the prompt's text: equal in all replicas.
-fn seed(model: Option<&Model>, cache_salt: u64, tools: u64) -> u64 {
-    mix(mix(model.map_or(0, |model| model.hash), cache_salt), tools)
+fn seed(model: Option<&Model>, cache_salt: u64, tools: u64) -> PrefixSeed {
+    PrefixSeed { prompt: mix(cache_salt, tools), model: model.map_or(0, |model| model.hash) }
 }
 
 /// A prompt in two parts: what the model sees first, whenever it arrives, and the rest.

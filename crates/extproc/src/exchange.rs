@@ -25,7 +25,7 @@ use prost::Message;
 use crate::metrics::{Metrics, ModelMetrics, Outcome};
 use crate::pb::{BodySendMode, Metadata, ProcessingRequest, ProcessingResponse, ProtocolConfiguration, Request};
 use crate::refusal::Refusal;
-use crate::settings::{BufferBudget, Limits, PoolDirectory, RequestIds, Reservation};
+use crate::settings::{BufferBudget, Limits, PoolDirectory, RequestIds, Reservation, Trust};
 use request::RequestSide;
 use response::ResponseSide;
 
@@ -34,6 +34,8 @@ use response::ResponseSide;
 pub struct Shared {
     /// Bounds.
     pub limits: Limits,
+    /// What clients are believed.
+    pub trust: Trust,
     /// The pools that may be asked for.
     pub pools: Arc<PoolDirectory>,
     /// What is counted.
@@ -45,8 +47,8 @@ pub struct Shared {
 
 impl Shared {
     /// What the exchanges of a process share; `seed` makes the ids of its requests differ from other replicas'.
-    pub fn new(limits: Limits, pools: Arc<PoolDirectory>, metrics: Metrics, seed: u64) -> Self {
-        Self { limits, pools, metrics, budget: Arc::default(), ids: RequestIds::new(seed) }
+    pub fn new(limits: Limits, trust: Trust, pools: Arc<PoolDirectory>, metrics: Metrics, seed: u64) -> Self {
+        Self { limits, trust, pools, metrics, budget: Arc::default(), ids: RequestIds::new(seed) }
     }
 }
 
@@ -55,6 +57,8 @@ impl Shared {
 pub struct Opening {
     /// The pool that it asks for, `x-pointsman-pool`.
     pub pool: Option<String>,
+    /// The name by which it found the picker; asked where it names no pool.
+    pub authority: Option<http::uri::Authority>,
     /// Whether it can use a list of destinations, `x-pointsman-destinations: list`.
     pub takes_list: bool,
 }
@@ -75,6 +79,8 @@ pub struct Exchange {
     opening: Opening,
     pool: Option<Arc<Pool>>,
     request_id: Arc<str>,
+    /// The objective that the request names, where it is trusted to.
+    objective: Option<Arc<str>>,
     is_grpc: bool,
     modes: Modes,
     subset: Subset,
@@ -133,6 +139,7 @@ impl Exchange {
             opening,
             pool: None,
             request_id: Arc::default(),
+            objective: None,
             is_grpc: false,
             modes: Modes::of(None),
             subset: None,
@@ -161,7 +168,7 @@ impl Exchange {
         match request {
             Some(Request::RequestHeaders(headers)) => {
                 if let Some(metadata) = self.read_metadata(metadata_context) {
-                    self.request_headers(&headers, &metadata, now);
+                    self.request_headers(headers, &metadata, now);
                 }
             }
             Some(Request::RequestBody(body)) => self.request_body(body, now),
@@ -191,7 +198,7 @@ impl Exchange {
     pub fn next_answer(&mut self) -> Option<ProcessingResponse> {
         let answer = self.answers.pop_front();
         // What was held is given back once it is sent: until the gateway takes it, it lies here.
-        if self.answers.is_empty() && !matches!(self.request, RequestSide::Held(_)) {
+        if self.answers.is_empty() && !matches!(self.request, RequestSide::Held(_) | RequestSide::Buffered(_)) {
             self.held.release();
         }
         answer

@@ -4,14 +4,19 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use pointsman_core::control_headers::{CONTROLS, DESTINATIONS, METADATA_NAMESPACE, SERVED, SUBSET, SUBSET_NAMESPACE};
-use pointsman_core::facts::Subset;
+use pointsman_core::control_headers::{
+    CONTROLS, DESTINATIONS, METADATA_NAMESPACE, OBJECTIVES, SERVED, SUBSET, SUBSET_NAMESPACE,
+};
+use pointsman_core::facts::{RequestHeaders, Subset};
 
 use crate::api::Api;
 use crate::pb::{HeaderMap, HeaderValue, Kind, Metadata, Value};
+use crate::settings::Trust;
 
 /// The longest request id that is taken over; a longer one is cut.
 const REQUEST_ID_MAX: usize = 128;
+/// The longest name of an objective: that of an object in Kubernetes.
+const OBJECTIVE_MAX: usize = 253;
 /// The most addresses of a subset that are read.
 const SUBSET_MAX: usize = 10_000;
 
@@ -25,18 +30,22 @@ pub(crate) struct RequestHead {
     /// A body that is not one: after an upgrade, or the messages of a gRPC call.
     pub(crate) is_tunnel: bool,
     pub(crate) is_grpc: bool,
-    /// The control headers that the client sent, to be removed.
+    /// The objective that is named, where that is trusted.
+    pub(crate) objective: Option<Arc<str>>,
+    /// The control headers that the client sent and that are not trusted, to be removed.
     pub(crate) controls: Vec<String>,
 }
 
 impl RequestHead {
-    pub(crate) fn read(headers: Option<&HeaderMap>) -> Self {
+    pub(crate) fn read(headers: Option<&HeaderMap>, trust: Trust) -> Self {
+        let mut objectives = [None; OBJECTIVES.len()];
         let mut head = Self {
             api: Api::Opaque,
             request_id: None,
             content_length: None,
             is_tunnel: false,
             is_grpc: false,
+            objective: None,
             controls: Vec::new(),
         };
         let (mut is_encoded, mut is_form, mut is_upgrade, mut has_body_method) = (false, false, false, false);
@@ -60,12 +69,16 @@ impl RequestHead {
                     let id = String::from_utf8_lossy(&value[..value.len().min(REQUEST_ID_MAX)]);
                     head.request_id = (!id.is_empty()).then(|| id.into());
                 }
+                key if trust.objective && OBJECTIVES.contains(&key) => {
+                    objectives[usize::from(key != OBJECTIVES[0])].get_or_insert(value);
+                }
                 key if is_control(key) && !head.controls.iter().any(|seen| seen == key) => {
                     head.controls.push(key.to_owned());
                 }
                 _ => {}
             }
         }
+        head.objective = objectives.into_iter().flatten().find_map(objective);
         // A header alone must not lift the limits of a path whose body is read: a POST there is no tunnel.
         let is_read_path = head.api != Api::Opaque && has_body_method;
         head.is_grpc &= !is_read_path;
@@ -75,6 +88,26 @@ impl RequestHead {
         }
         head
     }
+}
+
+fn objective(value: &[u8]) -> Option<Arc<str>> {
+    let name = std::str::from_utf8(value).ok()?;
+    (1..=OBJECTIVE_MAX).contains(&name.len()).then(|| name.into())
+}
+
+impl RequestHeaders for HeaderMap {
+    fn has(&self, name: &str, value: &str) -> bool {
+        let is = |header: &HeaderValue| header.key.eq_ignore_ascii_case(name) && value_of(header) == value.as_bytes();
+        self.headers.iter().any(is)
+    }
+}
+
+/// What keeping headers costs, in bytes.
+pub(crate) fn cost(headers: &HeaderMap) -> usize {
+    let of = |header: &HeaderValue| {
+        size_of::<HeaderValue>() + header.key.len() + header.value.len() + header.raw_value.len()
+    };
+    headers.headers.iter().map(of).sum()
 }
 
 /// A response's headers.

@@ -74,8 +74,9 @@ pub trait Sink {
         Ok(())
     }
 
-    /// A string value begins. Keys are told by [`Sink::key`] alone.
-    fn begin_string(&mut self) -> Result<(), Self::Error> {
+    /// A string value begins, with the quote that stands `at` so many bytes from the text's beginning. Keys are told by
+    /// [`Sink::key`] alone.
+    fn begin_string(&mut self, _at: u64) -> Result<(), Self::Error> {
         Ok(())
     }
 
@@ -91,8 +92,8 @@ pub trait Sink {
         Ok(())
     }
 
-    /// The string value ends. Told for unwanted strings too.
-    fn end_string(&mut self) -> Result<(), Self::Error> {
+    /// The string value ends; its closing quote is the last byte ahead of `end`. Told for unwanted strings too.
+    fn end_string(&mut self, _end: u64) -> Result<(), Self::Error> {
         Ok(())
     }
 

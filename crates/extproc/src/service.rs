@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::{Stream, ready};
+use http::uri::Authority;
 use pointsman_core::control_headers::{DESTINATIONS_TAKEN, LIST, POOL};
 use pointsman_core::time::Tick;
 use tokio::time::{Instant, Sleep};
@@ -59,8 +60,11 @@ impl ExternalProcessor for PickerService {
         request: Request<Streaming<ProcessingRequest>>,
     ) -> Result<Response<Self::ProcessStream>, Status> {
         let value = |key: &str| request.metadata().get(key).and_then(|value| value.to_str().ok());
-        let opening =
-            Opening { pool: value(POOL).map(str::to_owned), takes_list: value(DESTINATIONS_TAKEN) == Some(LIST) };
+        let opening = Opening {
+            pool: value(POOL).map(str::to_owned),
+            authority: request.extensions().get::<Authority>().cloned(),
+            takes_list: value(DESTINATIONS_TAKEN) == Some(LIST),
+        };
         self.converse(opening, request.into_inner()).map(Response::new)
     }
 }

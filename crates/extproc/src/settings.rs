@@ -35,33 +35,83 @@ impl Default for Limits {
     }
 }
 
-/// The pools that this process serves, by name. Written by whoever loads configuration, read once a stream.
+/// Which of the client's headers are believed. What is not is dropped, and never reaches a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// The one that names an objective, and with it the request's priority.
+    pub objective: bool,
+}
+
+/// The Service by whose name a gateway finds the picker of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct PickerService {
+    /// The Service's namespace.
+    pub namespace: Arc<str>,
+    /// The Service's name.
+    pub name: Arc<str>,
+}
+
+/// The pools that this process serves. Written by whoever loads configuration, read once a stream.
 #[derive(Debug, Default)]
 pub struct PoolDirectory {
-    pools: ArcSwap<HashMap<Arc<str>, Arc<Pool>>>,
+    listed: ArcSwap<Listed>,
+}
+
+/// The pools of one moment.
+#[derive(Debug, Default)]
+struct Listed {
+    by_name: HashMap<Arc<str>, Arc<Pool>>,
+    /// By `name.namespace` of the picker's Service; `None` where several pools have the same one.
+    by_service: HashMap<String, Option<Arc<Pool>>>,
 }
 
 impl PoolDirectory {
-    /// Makes these the pools.
-    pub fn set(&self, pools: impl IntoIterator<Item = Arc<Pool>>) {
-        self.pools.store(Arc::new(pools.into_iter().map(|pool| (Arc::clone(pool.name()), pool)).collect()));
+    /// Makes these the pools, each with the Service of its picker where one is known.
+    pub fn set(&self, pools: impl IntoIterator<Item = (Arc<Pool>, Option<PickerService>)>) {
+        let mut listed = Listed::default();
+        for (pool, service) in pools {
+            if let Some(PickerService { namespace, name }) = service {
+                let only = |known: &mut Option<Arc<Pool>>| *known = None;
+                listed
+                    .by_service
+                    .entry(format!("{name}.{namespace}"))
+                    .and_modify(only)
+                    .or_insert(Some(Arc::clone(&pool)));
+            }
+            listed.by_name.insert(Arc::clone(pool.name()), pool);
+        }
+        self.listed.store(Arc::new(listed));
     }
 
     /// All pools, in no order.
     pub fn all(&self) -> Vec<Arc<Pool>> {
-        self.pools.load().values().cloned().collect()
+        self.listed.load().by_name.values().cloned().collect()
     }
 
     /// The pool of this name.
     pub fn get(&self, name: &str) -> Option<Arc<Pool>> {
-        self.pools.load().get(name).cloned()
+        self.listed.load().by_name.get(name).cloned()
+    }
+
+    /// The pool whose picker's Service an authority names, `NAME.NAMESPACE[.svc[.DOMAIN]][:PORT]`, where it is that of
+    /// exactly one pool.
+    pub fn by_authority(&self, authority: &str) -> Option<Arc<Pool>> {
+        let listed = self.listed.load();
+        if listed.by_service.is_empty() {
+            return None;
+        }
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        let mut labels = host.splitn(4, '.');
+        let (name, namespace) = (labels.next()?, labels.next()?);
+        labels.next().is_none_or(|label| label == "svc").then_some(())?;
+        listed.by_service.get(&format!("{name}.{namespace}"))?.clone()
     }
 
     /// The pool, where there is exactly one.
     pub fn only(&self) -> Option<Arc<Pool>> {
-        let pools = self.pools.load();
-        let mut all = pools.values();
-        all.next().filter(|_| pools.len() == 1).cloned()
+        let listed = self.listed.load();
+        let mut all = listed.by_name.values();
+        all.next().filter(|_| listed.by_name.len() == 1).cloned()
     }
 }
 
@@ -127,5 +177,36 @@ impl RequestIds {
         let next = self.next.fetch_add(1, Ordering::Relaxed);
         let id = pointsman_core::prefix::mix(self.seed, next);
         format!("pointsman-{id:016x}").into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pointsman_core::policy::Policy;
+
+    use super::*;
+
+    #[test]
+    fn an_authority_names_the_pool_whose_pickers_service_it_is() {
+        let directory = PoolDirectory::default();
+        let pool = |name| Pool::new(name, Arc::new(Policy::default()), 1).0;
+        let service = |name: &str| Some(PickerService { namespace: "prod".into(), name: name.into() });
+        directory.set([
+            (pool("prod/a"), service("picker-a")),
+            (pool("prod/b"), service("picker-b")),
+            (pool("prod/c"), service("picker-b")),
+            (pool("prod/d"), None),
+        ]);
+        let found = |authority| directory.by_authority(authority).map(|pool| pool.name().to_string());
+        for authority in
+            ["picker-a.prod", "picker-a.prod:9002", "picker-a.prod.svc", "picker-a.prod.svc.cluster.local:9002"]
+        {
+            assert_eq!(found(authority).as_deref(), Some("prod/a"), "{authority}");
+        }
+        for authority in
+            ["picker-b.prod.svc", "picker-a", "picker-a.test.svc", "picker-a.prod.example.com", "[::1]:9002", ""]
+        {
+            assert_eq!(found(authority), None, "{authority}");
+        }
     }
 }

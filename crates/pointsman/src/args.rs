@@ -7,6 +7,8 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use pointsman_envoy::bootstrap::PeerAddress;
 
+use crate::kubectl::args::KubectlCommand;
+
 /// An endpoint picker for LLM inference: Envoy asks it where each request will be answered soonest.
 #[derive(Debug, Parser)]
 #[command(name = "pointsman", version, about, max_term_width = 100)]
@@ -23,20 +25,41 @@ pub enum Command {
     Serve(ServeArgs),
     /// Check a configuration file, and tell every problem at once.
     Validate(ValidateArgs),
+    /// Write the CustomResourceDefinitions as files, or check the files that are there.
+    Crds(CrdsArgs),
     /// Print the configuration of an Envoy that asks this picker.
     EnvoyBootstrap(EnvoyBootstrapArgs),
     /// Run one simulated model server.
     SimServer(SimServerArgs),
     /// Show what picking is worth: simulated servers, a real Envoy, the same load with and without the picker.
     Demo(DemoArgs),
+    /// What looks into a cluster.
+    #[command(flatten)]
+    Kubectl(KubectlCommand),
 }
 
 /// `pointsman serve`.
 #[derive(Clone, Debug, Args)]
 pub struct ServeArgs {
-    /// The configuration file: endpoints, scheduling, server. It is watched, and taken over when it changes.
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
+    /// The configuration file: endpoints, scheduling, server. It is watched, and taken over when it changes. Beside
+    /// --pool-name and --all-pools it holds `server` alone, and is read at the start.
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["pool_name", "all_pools"])]
+    pub config: Option<PathBuf>,
+    /// Serve this InferencePool of the cluster: its pods, and whatever tunes it.
+    #[arg(long, value_name = "NAME", conflicts_with = "all_pools")]
+    pub pool_name: Option<String>,
+    /// The namespace of the pool, or of --all-pools; by default the picker's own.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub pool_namespace: Option<String>,
+    /// Serve every InferencePool of the namespace.
+    #[arg(long)]
+    pub all_pools: bool,
+    /// Whether all replicas serve, or one of them while the others stand by.
+    #[arg(long, value_enum, default_value_t = HaModeArg::ActiveActive)]
+    pub ha_mode: HaModeArg,
+    /// The Lease that the replicas share; by default named after the pool.
+    #[arg(long, value_name = "NAME")]
+    pub lease_name: Option<String>,
     /// The address that ext_proc, health and metrics listen on.
     #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
     pub bind_address: std::net::IpAddr,
@@ -64,6 +87,10 @@ pub struct ServeArgs {
     /// The folder that holds the CA of the certificates that are made: `ca.crt`, for gateways to verify, and `ca.key`.
     #[arg(long, value_name = "DIR", conflicts_with = "cert_path")]
     pub tls_dir: Option<PathBuf>,
+    /// The picker's own Service. With it, replicas in a cluster share a CA: the Secret NAME-ca holds it, the ConfigMap
+    /// NAME-ca publishes `ca.crt`, and gateways verify the name NAME.NAMESPACE.svc.
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["cert_path", "tls_dir"])]
+    pub service_name: Option<String>,
     /// A CA file: only gateways with a certificate of it may ask.
     #[arg(long, value_name = "FILE")]
     pub client_ca_path: Option<PathBuf>,
@@ -75,11 +102,31 @@ pub struct ServeArgs {
     pub log: String,
 }
 
+/// What the replicas of one picker are to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum HaModeArg {
+    /// All serve; one of them writes statuses and Events.
+    ActiveActive,
+    /// One serves, and the others keep their pools warm.
+    Leader,
+}
+
 /// `pointsman validate`.
 #[derive(Clone, Debug, Args)]
 pub struct ValidateArgs {
     /// The configuration file.
     pub file: PathBuf,
+}
+
+/// `pointsman crds`.
+#[derive(Clone, Debug, Args)]
+pub struct CrdsArgs {
+    /// The folder that the files are in: ours in it, the shapes of others' in `upstream` below it.
+    #[arg(long, default_value = "crds", value_name = "DIR")]
+    pub output: PathBuf,
+    /// Write nothing; fail when the files are not the ones that would be written.
+    #[arg(long)]
+    pub check: bool,
 }
 
 /// `pointsman envoy-bootstrap`.
@@ -208,7 +255,7 @@ fn parse_rate(text: &str) -> Result<f64, String> {
     rate.ok_or_else(|| format!("{text:?} is no rate: give requests a second, 0.1 to 1000"))
 }
 
-fn parse_duration(text: &str) -> Result<Duration, String> {
+pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
     pointsman_core::config::units::parse_duration(text)
         .ok_or_else(|| format!("{text:?} is no duration: write it like 30s, 500ms or 1m30s"))
 }

@@ -29,6 +29,7 @@ use std::time::Duration;
 use pointsman_core::config::Problems;
 use pointsman_core::policy::Policy;
 use pointsman_core::registry::Registry;
+use pointsman_extproc::settings::Trust;
 
 /// The name of the only pool where the file names none.
 pub const DEFAULT_POOL: &str = "default/pointsman";
@@ -90,6 +91,8 @@ pub enum Host {
 pub struct ServerConfig {
     /// Bounds of what requests may cost.
     pub limits: Limits,
+    /// Which of the client's headers are believed.
+    pub trust: Trust,
 }
 
 /// Bounds of what requests may cost this process.
@@ -157,24 +160,45 @@ impl std::fmt::Display for FileProblem {
     }
 }
 
+/// What a file is to hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Holds {
+    /// Pools, and what belongs to the process.
+    Pools,
+    /// What belongs to the process alone.
+    ServerAlone,
+}
+
 /// Reads and checks a file.
 pub fn load(path: &Path, registry: &Registry) -> Result<LoadedConfig, Vec<FileProblem>> {
+    check(&read(path)?, Holds::Pools, registry)
+}
+
+/// Reads and checks a file beside pools that come from elsewhere: it may hold `server`, and nothing else.
+pub fn load_server(path: &Path, registry: &Registry) -> Result<ServerConfig, Vec<FileProblem>> {
+    check(&read(path)?, Holds::ServerAlone, registry).map(|config| config.server)
+}
+
+fn read(path: &Path) -> Result<String, Vec<FileProblem>> {
     let mut bytes = Vec::new();
     let read = std::fs::File::open(path).and_then(|file| file.take(MAX_FILE_SIZE + 1).read_to_end(&mut bytes));
     if let Err(error) = read {
         return Err(vec![FileProblem::of_file(format!("cannot be read: {error}"))]);
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
+    String::from_utf8(bytes).map_err(|error| {
         let before = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + before.iter().filter(|byte| **byte == b'\n').count();
         let message = "the file is not UTF-8 text from here on".into();
         vec![FileProblem { line: Some(line), column: Some(1), ..FileProblem::of_file(message) }]
-    })?;
-    parse(&text, registry)
+    })
 }
 
 /// Checks a file's text.
 pub fn parse(text: &str, registry: &Registry) -> Result<LoadedConfig, Vec<FileProblem>> {
+    check(text, Holds::Pools, registry)
+}
+
+fn check(text: &str, holds: Holds, registry: &Registry) -> Result<LoadedConfig, Vec<FileProblem>> {
     if text.len() as u64 > MAX_FILE_SIZE {
         let message = format!("the file has more than {} MiB", MAX_FILE_SIZE >> 20);
         return Err(vec![FileProblem::of_file(message)]);
@@ -184,7 +208,7 @@ pub fn parse(text: &str, registry: &Registry) -> Result<LoadedConfig, Vec<FilePr
         Err(problem) => return Err(vec![problem]),
     };
     let mut problems = Problems::default();
-    let config = resolve::config(document.value, registry, &mut problems);
+    let config = resolve::config(document.value, holds, registry, &mut problems);
     file_problems.extend(problems.into_vec().into_iter().map(|problem| {
         let (line, column) = document.positions.nearest(problem.path.steps());
         let (message, suggestion) = (problem.message, problem.suggestion);

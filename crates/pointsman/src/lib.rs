@@ -10,7 +10,9 @@
 pub mod args;
 mod bootstrap;
 pub mod config_file;
+mod crds;
 mod demo;
+pub mod kubectl;
 pub mod serve;
 mod signals;
 mod sim_server;
@@ -18,19 +20,20 @@ mod validate;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use pointsman_core::registry::Registry;
 
-use args::{Cli, Command};
+use args::Command;
 
 /// Runs the command line's command with these plugins; its exit code is the process's.
 pub fn run(registry: Registry) -> ExitCode {
-    let result = match Cli::parse().command {
+    let result = match kubectl::parse_command_line().command {
         Command::Serve(args) => serve::run(args, registry),
+        Command::Crds(args) => crds::run(&args, &registry),
         Command::Validate(args) => return validate::run(&args, &registry),
         Command::EnvoyBootstrap(args) => bootstrap::run(&args, &registry),
         Command::SimServer(args) => sim_server::run(&args),
         Command::Demo(args) => demo::run(&args),
+        Command::Kubectl(command) => return kubectl::run(command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

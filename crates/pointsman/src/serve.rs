@@ -4,6 +4,9 @@
 //! scraping, watching and pages never stand in a request's way.
 
 mod admin;
+mod cluster_source;
+mod file_pools;
+mod file_source;
 mod health;
 mod incoming;
 mod logging;
@@ -19,32 +22,33 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use arc_swap::ArcSwap;
+use anyhow::{Context, Result, bail};
 use axum::Router;
 use axum::routing::get;
 use parking_lot::Mutex;
 use pointsman_core::registry::Registry;
 use pointsman_envoy::eds::{Eds, EdsOptions};
+use pointsman_extproc::authority::WithAuthority;
 use pointsman_extproc::exchange::Shared;
 use pointsman_extproc::metrics::Metrics;
 use pointsman_extproc::pb::ExternalProcessorServer;
 use pointsman_extproc::server;
 use pointsman_extproc::service::PickerService;
 use pointsman_extproc::settings::{Limits, PoolDirectory};
+use pointsman_k8s::trust::authority::Leaf;
 use pointsman_telemetry::metrics::TelemetryMetrics;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as MetricsRegistry;
-use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
 use crate::args::ServeArgs;
-use crate::config_file::{self, LoadedConfig, ServerConfig, render_problems};
+use crate::config_file::{LoadedConfig, ServerConfig};
 use crate::signals::Signals;
+use admin::Shown;
+use cluster_source::{ClusterSource, Standing};
+use file_source::FileSource;
 use health::HealthTeller;
 use pools::RunningPools;
 use supervisor::{Ended, Supervisor};
@@ -77,21 +81,62 @@ fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
 }
 
-/// What reloading a configuration counts.
-struct ConfigMetrics {
-    generation: Gauge,
-    rejections: Counter,
-    is_rejected: Gauge,
+/// Where pools come from, before anything is started.
+enum Source {
+    File(Box<FileSource>, LoadedConfig),
+    Cluster(Box<ClusterSource>, ServerConfig),
 }
 
-impl ConfigMetrics {
-    fn register(registry: &mut MetricsRegistry) -> Self {
-        let (generation, rejections, is_rejected) = (Gauge::default(), Counter::default(), Gauge::default());
-        registry.register("config_generation", "Configurations that were taken over so far", generation.clone());
-        registry.register("config_rejections", "Configurations that were refused", rejections.clone());
-        let help = "Whether the file as it stands is refused, and an earlier one is in force";
-        registry.register("config_rejected", help, is_rejected.clone());
-        Self { generation, rejections, is_rejected }
+impl Source {
+    async fn find(args: &ServeArgs, registry: Registry, metrics: &mut MetricsRegistry) -> Result<Self> {
+        if args.pool_name.is_some() || args.all_pools {
+            let server = file_source::load_server(args.config.as_deref(), &registry)?;
+            let cluster = ClusterSource::find(args, registry, metrics).await?;
+            return Ok(Self::Cluster(Box::new(cluster), server));
+        }
+        let path = args.config.as_deref().context("give --config FILE, --pool-name NAME or --all-pools")?;
+        let (file, config) = FileSource::open(path, registry, metrics)?;
+        Ok(Self::File(Box::new(file), config))
+    }
+
+    fn server(&self) -> &ServerConfig {
+        match self {
+            Self::File(_, config) => &config.server,
+            Self::Cluster(_, server) => server,
+        }
+    }
+
+    /// Where certificates come from that replicas in a cluster issue under a CA of theirs; absent when they do not.
+    fn issued(&self) -> Option<watch::Receiver<Option<Arc<Leaf>>>> {
+        match self {
+            Self::File(..) => None,
+            Self::Cluster(cluster, _) => cluster.standing.issued.clone(),
+        }
+    }
+
+    /// What the admin pages show of it.
+    fn shown(&self) -> Shown {
+        match self {
+            Self::File(file, _) => {
+                let shown = file.shown();
+                Arc::new(move || (**shown.load()).clone())
+            }
+            Self::Cluster(cluster, server) => {
+                let (standing, server) = (cluster.standing.clone(), format!("{server:?}"));
+                Arc::new(move || standing.describe(&server))
+            }
+        }
+    }
+
+    /// Starts the pools. With those of a cluster comes how things stand between it and this replica.
+    async fn start(self, pools: RunningPools, supervisor: &Supervisor, leave: CancellationToken) -> Option<Standing> {
+        match self {
+            Self::File(file, config) => {
+                file.start(config, pools, supervisor).await;
+                None
+            }
+            Self::Cluster(cluster, _) => Some(cluster.start(pools, supervisor, leave)),
+        }
     }
 }
 
@@ -106,31 +151,34 @@ async fn serve(
     }
     let start = Instant::now();
     let mut signals = Signals::listen()?;
-    let mut changes = config_file::watch::watch(&args.config)?;
-    let config = load(&args, &registry)?;
     let (supervisor, mut ended) = Supervisor::new();
     let (health, health_service) = HealthTeller::new().await;
 
     let mut metrics = MetricsRegistry::with_prefix("pointsman");
-    let config_metrics = ConfigMetrics::register(&mut metrics);
+    let source = Source::find(&args, registry, &mut metrics).await?;
     let telemetry = TelemetryMetrics::register(&mut metrics);
     let directory = Arc::new(PoolDirectory::default());
-    let limits = limits(&config.server);
+    let limits = limits(source.server());
     let service_metrics = Metrics::register(&mut metrics);
-    let shared = Arc::new(Shared::new(limits, Arc::clone(&directory), service_metrics, random_seed()));
+    let trust = source.server().trust;
+    let shared = Arc::new(Shared::new(limits, trust, Arc::clone(&directory), service_metrics, random_seed()));
     metrics.register_collector(Box::new(pool_metrics::PoolCollector {
         pools: Arc::clone(&directory),
         budget: Arc::clone(&shared.budget),
         start,
     }));
 
-    let server = config.server.clone();
     let scrapes = pools::Scrapes::default();
-    let shown = Arc::new(ArcSwap::from_pointee(describe(&config, &server, &args)));
-    let mut pools =
-        RunningPools::new(Arc::clone(&directory), Arc::clone(&scrapes), telemetry, supervisor.clone(), start);
-    pools.apply(config).await;
-    config_metrics.generation.set(1);
+    let index_percent = source.server().limits.prefix_index_percent;
+    let running = RunningPools::new(
+        Arc::clone(&directory),
+        Arc::clone(&scrapes),
+        telemetry,
+        supervisor.clone(),
+        index_percent,
+        start,
+    );
+    let shown = source.shown();
 
     // All ports are bound before anything is served: a port that is taken is told at once.
     let at = |port| SocketAddr::new(args.bind_address, port);
@@ -142,7 +190,8 @@ async fn serve(
     let tls = match args.secure_serving {
         false => None,
         true => {
-            let source = tls::Source::of(&args);
+            let issued = source.issued();
+            let source = issued.map_or_else(|| tls::Source::of(&args), tls::Source::Issued);
             let config = tls::replaceable(tls::load(&source, args.client_ca_path.as_deref())?);
             let fresh = tls::keep_fresh(source, args.client_ca_path.clone(), Arc::clone(&config));
             supervisor.spawn("certificates", fresh);
@@ -157,6 +206,7 @@ async fn serve(
     let stop = CancellationToken::new();
     let picker = ExternalProcessorServer::new(PickerService::new(Arc::clone(&shared), start, stop.clone()))
         .max_decoding_message_size(server::message_size_max(&limits));
+    let picker = WithAuthority(picker);
     let listener = grpc.into_std()?;
     let serving = picking.spawn(serve_grpc(listener, tls, limits, picker, health_service.clone()));
     supervisor.watch("ext_proc", serving);
@@ -166,8 +216,7 @@ async fn serve(
     });
     let metrics = Arc::new(Mutex::new(metrics));
     supervisor.spawn("metrics", async move { axum::serve(pages, metrics_page(metrics)).await });
-    let admin_pages =
-        admin::Admin { pools: Arc::clone(&directory), scrapes, config: Arc::clone(&shown), log_level, start };
+    let admin_pages = admin::Admin { pools: Arc::clone(&directory), scrapes, config: shown, log_level, start };
     supervisor.spawn("admin", async move { axum::serve(admin, admin_pages.router()).await });
     let named = Arc::clone(&directory);
     let eds_service = Eds::new(Arc::new(move |name: &str| named.get(name)), EdsOptions::default());
@@ -175,24 +224,15 @@ async fn serve(
         let incoming = incoming::accept(eds, None);
         Server::builder().add_service(eds_service.into_server()).serve_with_incoming(incoming)
     });
-    let becoming_ready = {
-        let (health, directory) = (health.clone(), Arc::clone(&directory));
-        tokio::spawn(async move { health.become_ready(directory).await })
-    };
-
-    let (orders, orders_taken) = mpsc::channel(1);
-    supervisor.spawn("pools", pools.keep_true(orders_taken));
-    loop {
-        tokio::select! {
-            name = ended.next() => bail!("the task {name:?} ended, and nothing can go on without it"),
-            () = signals.next() => break,
-            changed = changes.recv() => {
-                changed.ok_or_else(|| anyhow!("the configuration file is no longer watched"))?;
-                reload(&args, &registry, &server, &orders, &shown, &config_metrics).await;
-            }
-        }
+    let leave = CancellationToken::new();
+    let standing = source.start(running, &supervisor, leave.clone()).await;
+    let telling = tokio::spawn(health.clone().tell(directory, standing));
+    tokio::select! {
+        name = ended.next() => bail!("the task {name:?} ended, and nothing can go on without it"),
+        () = signals.next() => {}
     }
-    becoming_ready.abort();
+    telling.abort();
+    leave.cancel();
     drain(&args, &health, &shared, &mut ended, &mut signals).await;
     stop.cancel();
     tokio::time::sleep(if shared.metrics.open_streams() > 0 { LAST_WORDS } else { Duration::ZERO }).await;
@@ -205,7 +245,7 @@ async fn serve_grpc<H>(
     listener: std::net::TcpListener,
     tls: Option<incoming::TlsConfig>,
     limits: Limits,
-    picker: ExternalProcessorServer<PickerService>,
+    picker: WithAuthority<ExternalProcessorServer<PickerService>>,
     health: H,
 ) -> Result<()>
 where
@@ -233,42 +273,6 @@ async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listening on {address} ({flag}): is the port taken?"))
 }
 
-fn load(args: &ServeArgs, registry: &Registry) -> Result<LoadedConfig> {
-    config_file::load(&args.config, registry).map_err(|problems| {
-        let name = args.config.display().to_string();
-        anyhow!("the configuration is refused:\n{}", render_problems(&name, &problems))
-    })
-}
-
-/// Takes a changed file over, or keeps what is in force and says why.
-async fn reload(
-    args: &ServeArgs,
-    registry: &Registry,
-    server: &ServerConfig,
-    pools: &mpsc::Sender<LoadedConfig>,
-    shown: &ArcSwap<Value>,
-    metrics: &ConfigMetrics,
-) {
-    match load(args, registry) {
-        Ok(config) => {
-            if config.server != *server {
-                tracing::warn!("the file's `server` section changed: it is taken over at the next start");
-            }
-            shown.store(Arc::new(describe(&config, server, args)));
-            if pools.send(config).await.is_err() {
-                return;
-            }
-            metrics.is_rejected.set(0);
-            tracing::info!(generation = metrics.generation.inc() + 1, "a new configuration is in force");
-        }
-        Err(error) => {
-            metrics.rejections.inc();
-            metrics.is_rejected.set(1);
-            tracing::error!("the last good configuration stays in force: {error:#}");
-        }
-    }
-}
-
 fn limits(server: &ServerConfig) -> Limits {
     let limits = &server.limits;
     Limits {
@@ -278,28 +282,6 @@ fn limits(server: &ServerConfig) -> Limits {
         request_idle: limits.request_idle_timeout,
         response_idle: limits.response_idle_timeout,
     }
-}
-
-/// The configuration in force, for the admin page: `server` is that of the start.
-fn describe(config: &LoadedConfig, server: &ServerConfig, args: &ServeArgs) -> Value {
-    let pools: Vec<Value> = config
-        .pools
-        .iter()
-        .map(|pool| {
-            let scorers: Vec<Value> =
-                pool.policy.profile.scorers.iter().map(|s| json!({"type": &*s.name, "weight": s.weight})).collect();
-            json!({
-                "name": pool.name,
-                "endpoints": pool.endpoints.len(),
-                "scheduling": pool.scheduling,
-                "scorers": scorers,
-                "fallbacks": pool.policy.fallbacks,
-                "prefixCache": format!("{:?}", pool.policy.prefix_cache),
-                "telemetry": format!("{:?}", pool.policy.telemetry),
-            })
-        })
-        .collect();
-    json!({"file": args.config.display().to_string(), "pools": pools, "server": format!("{server:?}")})
 }
 
 fn metrics_page(registry: Arc<Mutex<MetricsRegistry>>) -> Router {

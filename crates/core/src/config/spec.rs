@@ -7,7 +7,8 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::units::{GatewayDuration, LABEL_PATTERN, NAME_PATTERN, Quantity, SERIES_PATTERN};
+use super::units::{GatewayDuration, HEADER_PATTERN, LABEL_PATTERN, NAME_PATTERN, Quantity, SERIES_PATTERN};
+use crate::filters::LabelSelector;
 
 /// How one pool is scheduled. Every field has a default, and `{}` is a good configuration.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
@@ -22,6 +23,9 @@ pub struct SchedulingSpec {
     pub prefix_cache: PrefixCacheSpec,
     /// How model servers are asked for their load.
     pub telemetry: TelemetrySpec,
+    /// Splitting and rewriting of models. The first rule that a request fits is the one that counts.
+    #[schemars(length(max = 64))]
+    pub models: Vec<Option<ModelRuleSpec>>,
 }
 
 /// A chain of plugins, in the order in which they act.
@@ -137,4 +141,59 @@ pub struct CacheInfoSpec {
     /// The label that holds the number of blocks.
     #[schemars(length(max = 128), regex(pattern = LABEL_PATTERN))]
     pub block_count_label: String,
+}
+
+/// What becomes of the requests for some models.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ModelRuleSpec {
+    /// Requests that fit any of these; every request when absent.
+    #[schemars(length(max = 16))]
+    pub matches: Vec<Option<ModelMatchSpec>>,
+    /// What serves them: one is drawn for each request, by weight, or all alike where none has a weight. The asked model
+    /// when absent.
+    #[schemars(length(max = 16))]
+    pub targets: Vec<Option<ModelTargetSpec>>,
+    /// How important they are, more is more, below 0 first to be given up; 0 when absent.
+    #[schemars(range(min = -2_147_483_648, max = 2_147_483_647))]
+    pub priority: Option<i32>,
+}
+
+/// What a request must have: all of this.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ModelMatchSpec {
+    /// The model that it asks for; any when absent.
+    #[schemars(length(min = 1, max = 256))]
+    pub model: Option<String>,
+    /// Headers that it must have.
+    #[schemars(length(max = 8))]
+    pub headers: Vec<Option<HeaderMatchSpec>>,
+}
+
+/// A header that a request must have.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HeaderMatchSpec {
+    /// Its name, in whatever case.
+    #[schemars(length(max = 256), regex(pattern = HEADER_PATTERN))]
+    pub name: String,
+    /// Its value, exactly.
+    #[schemars(length(min = 1, max = 4096))]
+    pub value: String,
+}
+
+/// One model that may serve a rule's requests.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct ModelTargetSpec {
+    /// The model that the request names when it goes on; the asked one when absent.
+    #[schemars(length(min = 1, max = 256))]
+    pub model: Option<String>,
+    /// Its share among the rule's targets: on all of them, or on none.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub weight: Option<u32>,
+    /// The endpoints that have it; all when absent.
+    #[schemars(with = "Option<LabelSelector>")]
+    pub endpoint_selector: Option<Value>,
 }

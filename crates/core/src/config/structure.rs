@@ -111,6 +111,10 @@ impl Walk<'_> {
             self.report(format!("expected {}, found {:?}", kind.expected, shortened(text)));
             return false;
         }
+        if text.is_empty() && schema.get("minLength").and_then(Value::as_u64).is_some_and(|least| least > 0) {
+            self.report("expected text, found none".into());
+            return false;
+        }
         self.at_most(text.chars().count(), "maxLength", "characters", schema)
     }
 

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::models::{HeaderMatch, ModelMatch, ModelTarget};
 use crate::policy::DEFAULT_SCORERS;
 
 fn resolve(raw: &Value) -> Result<Policy, Vec<String>> {
@@ -24,6 +25,7 @@ fn nothing_said_is_the_default_policy() {
         assert_eq!(format!("{:?}", policy.profile.picker), format!("{:?}", default.profile.picker));
         assert_eq!((policy.fallbacks, policy.prefix_cache), (default.fallbacks, default.prefix_cache));
         assert_eq!(policy.telemetry, default.telemetry);
+        assert!(policy.models.rules().is_empty() && policy.objectives.is_empty());
     }
 }
 
@@ -46,6 +48,13 @@ fn everything_said_is_resolved() {
             "interval": {"busy": "20ms", "idle": "500ms"},
             "maxScrapesPerSecond": 100, "timeout": "200ms", "staleAfter": "1m",
         },
+        "models": [
+            {"matches": [{"model": "chat", "headers": [{"name": "X-Beta", "value": "1"}]}, {"model": "talk"}],
+             "targets": [{"model": "chat-v2", "weight": 90},
+                         {"weight": 10, "endpointSelector": {"matchLabels": {"version": "v3"}}}],
+             "priority": -2},
+            {"targets": [{"model": "rest"}]},
+        ],
     }))
     .unwrap();
     assert_eq!(&*policy.profile.filters[0].name, "label-selector-filter");
@@ -60,6 +69,18 @@ fn everything_said_is_resolved() {
     assert_eq!((telemetry.timeout, telemetry.stale_after), (Duration::from_millis(200), Duration::from_secs(60)));
     assert_eq!(telemetry.engines[0].running.as_deref(), Some("r{a=b}"));
     assert_eq!(telemetry.engines[0].cache_info.as_ref().unwrap().block_count_label, "y");
+    let [chat, rest] = policy.models.rules() else { panic!("{:?}", policy.models) };
+    let beta = HeaderMatch { name: "x-beta".into(), value: "1".into() };
+    let matches = [
+        ModelMatch { model: Some("chat".into()), headers: vec![beta] },
+        ModelMatch { model: Some("talk".into()), headers: vec![] },
+    ];
+    assert_eq!((chat.matches.as_slice(), chat.priority, &*chat.name), (&matches[..], Some(-2), "models[0]"));
+    let target = |target: &ModelTarget| (target.model.as_ref().map(|m| m.name.to_string()), target.weight);
+    assert_eq!(chat.targets.iter().map(target).collect::<Vec<_>>(), [(Some("chat-v2".into()), 90), (None, 10)]);
+    let selector = chat.targets[1].endpoints.as_ref().unwrap();
+    assert!(selector.matches(&[("version".into(), "v3".into())].into()) && !selector.matches(&Default::default()));
+    assert!(rest.matches.is_empty() && rest.priority.is_none() && rest.targets[0].weight == 0);
 }
 
 #[test]
@@ -71,12 +92,13 @@ fn scorers_may_be_none_at_all() {
 #[test]
 fn each_problem_has_its_path_its_message_and_its_suggestion() {
     let scorers = |entry: Value| json!({"profile": {"scorers": [entry]}});
+    let header = |entry: Value| json!({"models": [{"priority": 1, "matches": [{"model": "a", "headers": [entry]}]}]});
     for (raw, expected) in [
         (json!([]), "scheduling: expected a mapping, found a list"),
         (json!({"fallback": 1}), "scheduling.fallback: unknown field; did you mean \"fallbacks\"?"),
         (
             json!({"preset": "x"}),
-            "scheduling.preset: unknown field (known: fallbacks, prefixCache, profile, telemetry)",
+            "scheduling.preset: unknown field (known: fallbacks, models, prefixCache, profile, telemetry)",
         ),
         (json!({"fallbacks": 9}), "scheduling.fallbacks: 9 is outside of 0 to 8"),
         (json!({"fallbacks": 1.5}), "scheduling.fallbacks: expected a whole number, found 1.5"),
@@ -179,6 +201,78 @@ fn each_problem_has_its_path_its_message_and_its_suggestion() {
                 "blockSizeLabel": "z"}}]}}),
             "scheduling.telemetry.engines[0].cacheInfo: `blockCountLabel` is missing",
         ),
+        (json!({"models": {}}), "scheduling.models: expected a list, found a mapping"),
+        (json!({"models": [{}]}), "scheduling.models[0]: `targets` or `priority` is needed: the rule says nothing"),
+        (
+            json!({"models": [{"targets": [{"model": "a"}]}, {"match": [], "targets": [{}]}]}),
+            "scheduling.models[1].match: unknown field; did you mean \"matches\"?",
+        ),
+        (
+            json!({"models": [{"targets": [{"model": "a", "weight": 1}, {"model": "b"}, {"model": "c"}]}]}),
+            "scheduling.models[0].targets: 1 of 3 have a weight: give one to all of them, or to none",
+        ),
+        (
+            json!({"models": [{"targets": [{"model": "a", "weight": 0}]}]}),
+            "scheduling.models[0].targets[0].weight: 0 is outside of 1 to 1000000",
+        ),
+        (
+            json!({"models": [{"targets": [{"model": "a", "weight": 1}, {"model": "b", "weight": 1_000_001}]}]}),
+            "scheduling.models[0].targets[1].weight: 1000001 is outside of 1 to 1000000",
+        ),
+        (
+            json!({"models": [{"targets": [{"model": ""}]}]}),
+            "scheduling.models[0].targets[0].model: expected text, found none",
+        ),
+        (
+            json!({"models": [{"matches": [{"model": "m".repeat(257)}], "targets": [{"model": "a"}]}]}),
+            "scheduling.models[0].matches[0].model: 257 characters are more than the 256 allowed",
+        ),
+        (
+            json!({"models": vec![json!({"targets": [{"model": "a"}]}); 65]}),
+            "scheduling.models: 65 items are more than the 64 allowed",
+        ),
+        (
+            json!({"models": [{"targets": vec![json!({"model": "a"}); 17]}]}),
+            "scheduling.models[0].targets: 17 items are more than the 16 allowed",
+        ),
+        (
+            json!({"models": [{"priority": 1, "matches": vec![json!({"model": "a"}); 17]}]}),
+            "scheduling.models[0].matches: 17 items are more than the 16 allowed",
+        ),
+        (json!({"models": [{"priority": 1.5}]}), "scheduling.models[0].priority: expected a whole number, found 1.5"),
+        (
+            json!({"models": [{"priority": 3_000_000_000_u32}]}),
+            "scheduling.models[0].priority: 3000000000 is outside of -2147483648 to 2147483647",
+        ),
+        (header(json!({"name": "x-beta"})), "scheduling.models[0].matches[0].headers[0]: `value` is missing"),
+        (
+            header(json!({"name": "x beta", "value": "1"})),
+            "scheduling.models[0].matches[0].headers[0].name: expected a header's name, such as x-beta, found \"x beta\"",
+        ),
+        (
+            header(json!({"name": ":path", "value": "/"})),
+            "scheduling.models[0].matches[0].headers[0].name: expected a header's name, such as x-beta, found \":path\"",
+        ),
+        (
+            header(json!({"name": "X-Gateway-Destination-Endpoint", "value": "1"})),
+            "scheduling.models[0].matches[0].headers[0].name: x-gateway-destination-endpoint steers gateway and picker: \
+             what clients say in it is dropped",
+        ),
+        (
+            json!({"models": [{"priority": 1, "matches": [{"headers": [{"name": "X-A", "value": "1"},
+                {"name": "x-a", "value": "2"}]}]}]}),
+            "scheduling.models[0].matches[0].headers[1].name: \"x-a\" is asked for twice in one entry",
+        ),
+        (
+            json!({"models": [{"targets": [{"endpointSelector": {"matchExpressions": [
+                {"key": "a", "operator": "In"}]}}]}]}),
+            "scheduling.models[0].targets[0].endpointSelector.matchExpressions[0].values: In and NotIn need at least one \
+             value",
+        ),
+        (
+            json!({"models": [{"targets": [{"endpointSelector": {"matchExpressions": [{"key": "a"}]}}]}]}),
+            "scheduling.models[0].targets[0].endpointSelector.matchExpressions[0]: `operator` is missing",
+        ),
     ] {
         let expected: String = expected.into();
         assert_eq!(resolve(&raw).unwrap_err(), [expected], "{raw}");
@@ -227,6 +321,22 @@ fn unknown_fields_may_be_tolerated_and_are_told() {
     let UnknownFields::Tolerate(ignored) = unknown else { panic!() };
     let ignored: Vec<_> = ignored.into_vec().iter().map(|problem| problem.path.to_string()).collect();
     assert_eq!(ignored, ["later", "telemetry.staleafter", "profile.scorers[0].parameters.soon"]);
+}
+
+#[test]
+fn a_match_that_is_not_wholly_understood_matches_nothing() {
+    let raw = json!({"models": [
+        {"matches": [{"path": "/v1"}], "targets": [{"model": "for-some"}]},
+        {"matches": [{"headers": [{"name": "x", "value": "a.*", "type": "RegularExpression"}]}, {"model": "known"}],
+         "targets": [{"model": "a", "mirror": true}]},
+        {"targets": [{"model": "rest"}], "later": 1},
+    ]});
+    let mut unknown = UnknownFields::Tolerate(Problems::default());
+    let policy = validate(&raw, &Registry::default(), &FieldPath::default(), &mut unknown).unwrap();
+    let rules: Vec<_> = policy.models.rules().iter().map(|rule| (&*rule.name, rule.matches.len())).collect();
+    assert_eq!(rules, [("models[1]", 1), ("models[2]", 0)]);
+    let UnknownFields::Tolerate(ignored) = unknown else { panic!() };
+    assert_eq!(ignored.into_vec().len(), 4);
 }
 
 #[test]
@@ -337,6 +447,14 @@ fn any_json() -> impl Strategy<Value = Value> {
             "64Mi",
             "In",
             "memoryLimit",
+            "models",
+            "matches",
+            "targets",
+            "headers",
+            "model",
+            "endpointSelector",
+            "matchLabels",
+            "priority",
         ])
         .prop_map(String::from),
         ".{0,8}",

@@ -49,6 +49,7 @@ pub(super) const TEXT_KINDS: &[TextKind] = &[
         is: |text| is_identifier(text, b"_"),
     },
     TextKind { pattern: NAME_PATTERN, expected: "a name of lower-case letters, digits and -", is: is_name },
+    TextKind { pattern: HEADER_PATTERN, expected: "a header's name, such as x-beta", is: is_header },
 ];
 
 /// The pattern of [`GatewayDuration`].
@@ -61,6 +62,9 @@ pub const SERIES_PATTERN: &str = "^[a-zA-Z_:][a-zA-Z0-9_:]*(\\{[^{}]*\\})?$";
 pub const LABEL_PATTERN: &str = "^[a-zA-Z_][a-zA-Z0-9_]*$";
 /// The pattern of names that we give: those of engines and the like.
 pub const NAME_PATTERN: &str = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$";
+
+/// The pattern of a header's name.
+pub const HEADER_PATTERN: &str = "^[A-Za-z0-9!#$%&'*+.^_`|~-]+$";
 
 /// Reads a Gateway API duration.
 pub fn parse_duration(text: &str) -> Option<Duration> {
@@ -159,6 +163,10 @@ fn is_name(text: &str) -> bool {
         && !text.starts_with('-')
         && !text.ends_with('-')
         && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+fn is_header(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+.^_`|~-".contains(&byte))
 }
 
 impl<'de> Deserialize<'de> for GatewayDuration {

@@ -22,9 +22,9 @@ pub(super) const DEF: FilterDef = FilterDef {
 };
 
 /// A Kubernetes LabelSelector (`meta/v1`): all of `matchLabels` and `matchExpressions` must hold.
-#[derive(Clone, Debug, Default, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-struct LabelSelector {
+pub struct LabelSelector {
     /// Labels and the values that they must have.
     match_labels: BTreeMap<String, String>,
     /// Further requirements.
@@ -32,7 +32,7 @@ struct LabelSelector {
 }
 
 /// One requirement on one label.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Requirement {
     /// The label.
@@ -53,7 +53,8 @@ enum Operator {
 }
 
 impl LabelSelector {
-    fn validate(&self) -> Result<(), ParameterError> {
+    /// Refuses requirements whose values do not fit their operator.
+    pub fn validate(&self) -> Result<(), ParameterError> {
         for (at, requirement) in self.match_expressions.iter().enumerate() {
             let wants_values = matches!(requirement.operator, Operator::In | Operator::NotIn);
             if wants_values == requirement.values.is_empty() {
@@ -69,11 +70,9 @@ impl LabelSelector {
         }
         Ok(())
     }
-}
 
-impl Filter for LabelSelector {
-    fn admits(&self, _: &Facts, endpoint: &Endpoint) -> bool {
-        let labels = &endpoint.labels;
+    /// Whether labels meet all of it.
+    pub fn matches(&self, labels: &BTreeMap<String, String>) -> bool {
         self.match_labels.iter().all(|(key, value)| labels.get(key) == Some(value))
             && self.match_expressions.iter().all(|requirement| {
                 let value = labels.get(&requirement.key);
@@ -85,6 +84,12 @@ impl Filter for LabelSelector {
                     Operator::DoesNotExist => value.is_none(),
                 }
             })
+    }
+}
+
+impl Filter for LabelSelector {
+    fn admits(&self, _: &Facts, endpoint: &Endpoint) -> bool {
+        self.matches(&endpoint.labels)
     }
 }
 

@@ -7,6 +7,7 @@ use super::Pool;
 use crate::endpoint::{EndpointCell, EndpointId, InFlight};
 use crate::facts::Facts;
 use crate::prefix::PrefixBlock;
+use crate::time::Tick;
 
 /// A picked request's share of its endpoint: load in the cell, and a prefix that is predicted until the server answers.
 ///
@@ -17,14 +18,25 @@ pub struct Flight {
     in_flight: InFlight,
     /// Blocks that are predicted and neither confirmed nor withdrawn yet.
     predicted: Vec<PrefixBlock>,
+    /// When it was picked.
+    picked: Tick,
 }
 
 impl Flight {
-    pub(super) fn depart(pool: &Arc<Pool>, cell: &Arc<EndpointCell>, facts: &Facts) -> Self {
+    /// A picked request, of whose prompt the endpoint holds `matched_tokens`.
+    pub(super) fn depart(
+        pool: &Arc<Pool>,
+        cell: &Arc<EndpointCell>,
+        facts: &Facts,
+        matched_tokens: u32,
+        now: Tick,
+    ) -> Self {
+        let uncached = if facts.stream { facts.prompt_tokens.saturating_sub(matched_tokens.into()) } else { 0 };
         Self {
             pool: Arc::clone(pool),
-            in_flight: InFlight::count(cell, facts.prompt_tokens),
+            in_flight: InFlight::count(cell, facts.prompt_tokens, uncached),
             predicted: facts.prefix.clone(),
+            picked: now,
         }
     }
 
@@ -52,6 +64,16 @@ impl Flight {
             turn.index.predict(cell.id(), &self.predicted);
         }
         self.in_flight.move_to(cell);
+    }
+
+    /// The first token of a streamed answer came.
+    pub fn first_token(&mut self, now: Tick) {
+        self.in_flight.prompt_computed(Some(now.since(self.picked)));
+    }
+
+    /// The answer came, and its tokens will not be seen one by one.
+    pub fn tokens_unseen(&mut self) {
+        self.in_flight.prompt_computed(None);
     }
 
     /// The server answered: it has read the prompt, so the prediction was right.

@@ -32,7 +32,7 @@ pub(crate) fn address(row: usize) -> SocketAddr {
 impl PoolFixture {
     pub(crate) fn new(len: usize, policy: Policy) -> Self {
         let (pool, mut writer) = Pool::new("default/test", Arc::new(policy), 1);
-        writer.set_members((0..len).map(endpoint).collect());
+        writer.set_members((0..len).map(endpoint));
         writer.publish();
         Self { pool, writer, now: Tick(1_000_000_000) }
     }
@@ -45,7 +45,12 @@ impl PoolFixture {
     pub(crate) fn hold(&self, in_flight: &[u32]) -> Vec<InFlight> {
         let cells = self.pool.snapshot().members.cells.clone();
         let held = in_flight.iter().zip(&cells);
-        held.flat_map(|(count, cell)| (0..*count).map(|_| InFlight::count(cell, 10))).collect()
+        held.flat_map(|(count, cell)| (0..*count).map(|_| InFlight::count(cell, 10, 0))).collect()
+    }
+
+    /// A request that was picked for this row.
+    pub(crate) fn depart(&self, row: usize, facts: &Facts) -> Flight {
+        Flight::depart(&self.pool, &self.pool.snapshot().members.cells[row], facts, 0, self.now)
     }
 
     pub(crate) fn report_load(&mut self, row: usize, load: Load) {
@@ -78,7 +83,7 @@ impl PoolFixture {
     }
 
     pub(crate) fn pick(&self, facts: &Facts, subset: Subset) -> Decision {
-        self.pool.pick(Request { facts, subset: &subset }, self.now)
+        self.pool.pick(Request { facts, subset: &subset, headers: None }, self.now)
     }
 }
 

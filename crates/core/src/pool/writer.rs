@@ -17,6 +17,8 @@ pub struct PoolWriter {
     members: Arc<Members>,
     load: LoadColumns,
     policy: Arc<Policy>,
+    /// The most bytes that the prefix index may take, whatever the policy allows.
+    index_share: usize,
     /// Rows by slot, for reports.
     rows: HashMap<EndpointId, usize>,
     slots: Slots,
@@ -49,6 +51,7 @@ impl PoolWriter {
             members: Arc::default(),
             load: LoadColumns::default(),
             policy,
+            index_share: usize::MAX,
             rows: HashMap::new(),
             slots: Slots::default(),
             version: 0,
@@ -63,16 +66,17 @@ impl PoolWriter {
 
     /// Makes `endpoints` the pool's members, in this order. Those that stay keep their slot, counters, load and
     /// prefix; newcomers get a generation of their own and inherit nothing. Of two with one address the first counts.
-    pub fn set_members(&mut self, endpoints: Vec<Endpoint>) {
+    pub fn set_members<E: Into<Arc<Endpoint>>>(&mut self, endpoints: impl IntoIterator<Item = E>) {
         let mut staying: HashMap<(Arc<str>, u16), usize> = HashMap::new();
         for (row, endpoint) in self.members.endpoints.iter().enumerate() {
             staying.insert((endpoint.uid.clone(), endpoint.address.port()), row);
         }
         let (former, former_load) = (Arc::clone(&self.members), std::mem::take(&mut self.load));
-        let mut rows = Vec::with_capacity(endpoints.len());
+        let mut rows = Vec::with_capacity(former.len());
         let mut addresses = std::collections::HashSet::new();
         let mut kept = vec![false; former.len()];
         for endpoint in endpoints {
+            let endpoint: Arc<Endpoint> = endpoint.into();
             if !addresses.insert(endpoint.address) {
                 continue;
             }
@@ -82,11 +86,9 @@ impl PoolWriter {
             match row {
                 Some(row) => {
                     kept[row] = true;
-                    let unchanged = *former.endpoints[row] == endpoint;
-                    let endpoint = if unchanged { former.endpoints[row].clone() } else { Arc::new(endpoint) };
                     rows.push((endpoint, Some(row)));
                 }
-                None => rows.push((Arc::new(endpoint), None)),
+                None => rows.push((endpoint, None)),
             }
         }
         let departed = former.ids.iter().zip(&kept).filter(|(_, kept)| !**kept).map(|(id, _)| *id);
@@ -149,10 +151,11 @@ impl PoolWriter {
 
     /// Replaces the policy. When prompts are cut otherwise the prefix index starts anew.
     pub fn set_policy(&mut self, policy: Arc<Policy>) {
+        let memory = policy.prefix_cache.memory_limit.min(self.index_share);
         if policy.prefix_cache.layout == self.policy.prefix_cache.layout {
-            self.pool.turn.lock().index.set_memory(policy.prefix_cache.memory_limit);
+            self.pool.turn.lock().index.set_memory(memory);
         } else {
-            let mut index = PrefixIndex::new(policy.prefix_cache.memory_limit);
+            let mut index = PrefixIndex::new(memory);
             for (row, id) in self.members.ids.iter().enumerate() {
                 index.admit(*id);
                 if let Some(tokens) = self.load.kv_cache_tokens[row] {
@@ -165,6 +168,13 @@ impl PoolWriter {
         }
         self.policy = policy;
         self.changed = true;
+    }
+
+    /// Bounds the prefix index to this many bytes, the pool's part of what the process may spend, where the policy allows
+    /// more.
+    pub fn set_index_share(&mut self, bytes: usize) {
+        self.index_share = bytes;
+        self.pool.turn.lock().index.set_memory(self.policy.prefix_cache.memory_limit.min(bytes));
     }
 
     /// Shows what changed since the last publication to all who pick from here on; says whether anything did.

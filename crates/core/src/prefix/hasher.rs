@@ -48,6 +48,24 @@ pub struct PrefixBlock {
     pub tokens: u32,
 }
 
+impl PrefixBlock {
+    /// The block of the same prompt for another model. The model is taken in last and by exclusive or, so that it can be
+    /// exchanged when the text is no longer at hand: which model serves is decided after the prompt was hashed.
+    #[must_use]
+    pub fn for_other_model(self, from: u64, to: u64) -> Self {
+        Self { hash: self.hash ^ from ^ to, ..self }
+    }
+}
+
+/// What tells the blocks of one text apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PrefixSeed {
+    /// What the prompt has beside its text: cache salt, tools.
+    pub prompt: u64,
+    /// The model's [`hash_name`]; 0 where none is named.
+    pub model: u64,
+}
+
 /// Hash of a name (a model, an adapter): equal in all replicas and versions.
 pub fn hash_name(name: &[u8]) -> u64 {
     xxh3_64(name)
@@ -153,8 +171,8 @@ impl PrefixHasher {
     }
 
     /// The finished blocks, after those of `preamble` (text that the model sees first but that may arrive later, such
-    /// as Anthropic's `system`), each mixed with `seed` (model, cache salt, tools). An unfinished block is left out.
-    pub fn finish(mut self, preamble: Option<Self>, seed: u64) -> Vec<PrefixBlock> {
+    /// as Anthropic's `system`), each mixed with `seed`. An unfinished block is left out.
+    pub fn finish(mut self, preamble: Option<Self>, seed: PrefixSeed) -> Vec<PrefixBlock> {
         if self.message_began_at < self.blocks.len() {
             self.close_message(0);
         }
@@ -164,7 +182,7 @@ impl PrefixHasher {
         let ahead = u32::try_from(preamble.tokens()).unwrap_or(u32::MAX);
         let digest = preamble.digest();
         let mut blocks = preamble.finish(None, seed);
-        for block in seeded(self.blocks, mix(seed, digest)) {
+        for block in seeded(self.blocks, PrefixSeed { prompt: mix(seed.prompt, digest), ..seed }) {
             blocks.push(PrefixBlock { tokens: block.tokens.saturating_add(ahead), ..block });
         }
         blocks
@@ -180,9 +198,9 @@ impl PrefixHasher {
     }
 }
 
-fn seeded(mut blocks: Vec<PrefixBlock>, seed: u64) -> Vec<PrefixBlock> {
+fn seeded(mut blocks: Vec<PrefixBlock>, seed: PrefixSeed) -> Vec<PrefixBlock> {
     for block in &mut blocks {
-        block.hash = mix(block.hash, seed);
+        block.hash = mix(block.hash, seed.prompt) ^ seed.model;
     }
     blocks
 }
@@ -192,10 +210,30 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn blocks_of(text: &[u8], seed: u64) -> Vec<PrefixBlock> {
+    fn seed(prompt: u64) -> PrefixSeed {
+        PrefixSeed { prompt, model: 0 }
+    }
+
+    fn blocks_of(text: &[u8], prompt: u64) -> Vec<PrefixBlock> {
         let mut hasher = PrefixHasher::new(PrefixLayout::default());
         hasher.text(text);
-        hasher.finish(None, seed)
+        hasher.finish(None, seed(prompt))
+    }
+
+    #[test]
+    fn another_model_shares_nothing_and_blocks_can_be_made_those_of_another() {
+        let blocks = |model: &[u8]| {
+            let mut hasher = PrefixHasher::new(PrefixLayout::default());
+            hasher.text(&[b'm'; 4096]);
+            let mut preamble = PrefixHasher::new(PrefixLayout::default());
+            preamble.text(&[b'p'; 600]);
+            hasher.finish(Some(preamble), PrefixSeed { prompt: 7, model: hash_name(model) })
+        };
+        let (chat, other) = (blocks(b"chat"), blocks(b"chat-v2"));
+        assert!(chat.iter().zip(&other).all(|(l, r)| l.hash != r.hash));
+        let (from, to) = (hash_name(b"chat"), hash_name(b"chat-v2"));
+        let made: Vec<_> = chat.iter().map(|block| block.for_other_model(from, to)).collect();
+        assert_eq!(made, other);
     }
 
     #[test]
@@ -225,7 +263,7 @@ mod tests {
             hasher.end_message(role);
             hasher.text(&[b'v'; 1024]);
             hasher.end_message(7);
-            hasher.finish(None, 0)
+            hasher.finish(None, seed(0))
         };
         let (left, right) = (blocks(1), blocks(2));
         assert_eq!(left[..4], right[..4]);
@@ -250,11 +288,11 @@ mod tests {
             hasher.text(text);
             hasher
         };
-        let with = hasher(&[b'm'; 512]).finish(Some(hasher(&[b'p'; 600])), 3);
+        let with = hasher(&[b'm'; 512]).finish(Some(hasher(&[b'p'; 600])), seed(3));
         assert_eq!(with.len(), 4);
-        assert_eq!(with[..2], hasher(&[b'p'; 600]).finish(None, 3));
+        assert_eq!(with[..2], hasher(&[b'p'; 600]).finish(None, seed(3)));
         assert_eq!(with[3].tokens, 150 + 128);
-        let other = hasher(&[b'm'; 512]).finish(Some(hasher(&[b'q'; 600])), 3);
+        let other = hasher(&[b'm'; 512]).finish(Some(hasher(&[b'q'; 600])), seed(3));
         assert!(with.iter().zip(&other).all(|(l, r)| l.hash != r.hash));
     }
 
@@ -274,7 +312,7 @@ mod tests {
             }
             hasher.text(&text[from..]);
             prop_assert_eq!(hasher.tokens(), (text.len() as u64).div_ceil(4));
-            prop_assert_eq!(hasher.finish(None, 9), blocks_of(&text, 9));
+            prop_assert_eq!(hasher.finish(None, seed(9)), blocks_of(&text, 9));
         }
     }
 }

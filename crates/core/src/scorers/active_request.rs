@@ -26,6 +26,7 @@ struct Parameters {
     /// Up to this many requests in flight an endpoint counts as idle.
     idle_threshold: u32,
     /// The score that a busy endpoint gets at most, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     max_busy_score: f32,
 }
 

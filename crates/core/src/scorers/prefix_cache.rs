@@ -25,8 +25,10 @@ pub(super) const DEF: ScorerDef = ScorerDef {
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 struct Parameters {
     /// How much the match's absolute length counts beside its share of the prompt, 0 to 1.
+    #[schemars(range(min = 0.0, max = 1.0))]
     match_length_weight: f32,
     /// Matched tokens from which on the absolute length counts in full.
+    #[schemars(range(min = 1))]
     match_length_scale_tokens: u32,
 }
 

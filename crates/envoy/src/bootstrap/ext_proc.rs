@@ -4,13 +4,15 @@ use pointsman_core::control_headers::{DESTINATIONS_TAKEN, LIST, METADATA_NAMESPA
 use serde_json::{Value, json};
 
 use super::{BootstrapOptions, PICKER_CLUSTER, PoolWiring, duration, typed};
-use crate::wiring::{BodyMode, EXT_PROC_FILTER, MAX_MESSAGE_TIMEOUT, MESSAGE_TIMEOUT, STATUS_ON_ERROR};
+use crate::wiring::{
+    BodyMode, EXT_PROC_FILTER, MAX_MESSAGE_TIMEOUT, MESSAGE_TIMEOUT, PICKER_RETRIES, PickerRetries, STATUS_ON_ERROR,
+};
 
 /// The filter, disabled until a pool's route enables it.
 pub(super) fn filter(options: &BootstrapOptions) -> Value {
     let namespaces = json!({"untyped": [METADATA_NAMESPACE, SUBSET_NAMESPACE]});
     let config = json!({
-        "grpc_service": {"envoy_grpc": {"cluster_name": PICKER_CLUSTER}},
+        "grpc_service": {"envoy_grpc": {"cluster_name": PICKER_CLUSTER}, "retry_policy": retries()},
         "stat_prefix": "pointsman",
         "failure_mode_allow": false,
         "status_on_error": {"code": STATUS_ON_ERROR},
@@ -29,6 +31,19 @@ pub(super) fn filter(options: &BootstrapOptions) -> Value {
         "name": EXT_PROC_FILTER,
         "disabled": true,
         "typed_config": typed("envoy.extensions.filters.http.ext_proc.v3.ExternalProcessor", config),
+    })
+}
+
+/// A replica that cannot be reached, or that goes away before it took the stream, has decided nothing: another is asked.
+fn retries() -> Value {
+    let PickerRetries { tries, base_interval, max_interval, host_tries } = PICKER_RETRIES;
+    let previous_hosts = typed("envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate", json!({}));
+    json!({
+        "retry_on": "connect-failure,refused-stream,reset",
+        "num_retries": tries,
+        "retry_back_off": {"base_interval": duration(base_interval), "max_interval": duration(max_interval)},
+        "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": previous_hosts}],
+        "host_selection_retry_max_attempts": host_tries,
     })
 }
 

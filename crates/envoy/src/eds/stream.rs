@@ -45,7 +45,9 @@ impl Told {
             return None;
         }
         self.members = Some(Arc::clone(members));
-        let addresses: Vec<_> = members.endpoints.iter().map(|endpoint| endpoint.address).collect();
+        // A cordoned endpoint keeps what it has, and gets nothing new, not even while no picker answers.
+        let taking = members.endpoints.iter().filter(|endpoint| !endpoint.is_cordoned);
+        let addresses: Vec<_> = taking.map(|endpoint| endpoint.address).collect();
         if self.addresses.as_ref() == Some(&addresses) {
             return None;
         }

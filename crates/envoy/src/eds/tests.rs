@@ -122,7 +122,7 @@ fn assignments(response: &DiscoveryResponse) -> Vec<(String, Vec<String>)> {
 
 fn publish(writer: &mut PoolWriter, addresses: &[&str]) {
     let endpoint = |address: &&str| Endpoint::new(address, address.parse().unwrap());
-    writer.set_members(addresses.iter().map(endpoint).collect());
+    writer.set_members(addresses.iter().map(endpoint));
     assert!(writer.publish());
 }
 

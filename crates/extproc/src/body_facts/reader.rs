@@ -1,5 +1,7 @@
 //! The scanner's sink that gathers a body's facts.
 
+use std::ops::Range;
+
 use pointsman_core::facts::Model;
 use pointsman_core::prefix::{PrefixHasher, PrefixLayout, hash_name, mix};
 use pointsman_core::reason::Reason;
@@ -27,6 +29,8 @@ pub(super) struct Reader {
     seen: u16,
     model: Option<Model>,
     name: Vec<u8>,
+    /// Where the model's name stands in the body, quotes included; without a meaning until the model is known.
+    model_span: Range<u64>,
     stream: bool,
     max_output_tokens: Option<u64>,
     cache_salt: u64,
@@ -74,6 +78,7 @@ impl Reader {
             seen: 0,
             model: None,
             name: Vec::new(),
+            model_span: 0..0,
             stream: false,
             max_output_tokens: None,
             cache_salt: 0,
@@ -92,6 +97,10 @@ impl Reader {
 
     pub(super) fn has_model(&self) -> bool {
         self.model.is_some()
+    }
+
+    pub(super) fn model_span(&self) -> Option<Range<u64>> {
+        self.has_model().then(|| self.model_span.clone())
     }
 
     pub(super) fn prompt_is_at_cap(&self) -> bool {
@@ -321,10 +330,13 @@ impl Sink for Reader {
         Ok(())
     }
 
-    fn begin_string(&mut self) -> Result<(), Unfit> {
+    fn begin_string(&mut self, at: u64) -> Result<(), Unfit> {
         match self.field {
             _ if self.depth == 0 => return Err(not_an_object()),
-            Field::Model if self.depth == 1 => self.name.clear(),
+            Field::Model if self.depth == 1 => {
+                self.name.clear();
+                self.model_span.start = at;
+            }
             Field::Prompt => self.matter = self.matter_here(),
             Field::Preamble if self.depth == 1 => self.matter = Matter::Text,
             _ => {}
@@ -364,7 +376,7 @@ impl Sink for Reader {
         Ok(())
     }
 
-    fn end_string(&mut self) -> Result<(), Unfit> {
+    fn end_string(&mut self, end: u64) -> Result<(), Unfit> {
         self.structure(b"\"");
         match (self.field, self.matter) {
             (Field::Model, _) if self.depth == 1 => {
@@ -374,6 +386,7 @@ impl Sink for Reader {
                     return Err(Unfit { reason: Reason::ModelMissing, message });
                 }
                 self.model = Some(Model::new(&name));
+                self.model_span.end = end;
             }
             (Field::Prompt, Matter::Role) => {
                 let role = self.digest.finish();

@@ -98,11 +98,16 @@ impl Exchange {
             flight.response_began();
         }
         let kind = ResponseKind::of(head.content_type, head.content_encoding);
+        let is_event_stream = kind == ResponseKind::EventStream;
+        let is_watched = self.modes.response != BodySendMode::None;
+        if let Some(flight) = self.flight.as_mut().filter(|_| !is_event_stream || !is_watched) {
+            flight.tokens_unseen();
+        }
         self.response = ResponseSide::Streaming(Box::new(Streaming {
             status: head.status,
             reader: ResponseReader::new(kind),
-            is_event_stream: kind == ResponseKind::EventStream,
-            is_watched: self.modes.response != BodySendMode::None,
+            is_event_stream,
+            is_watched,
             output_at: None,
             pace: (0, now),
         }));
@@ -154,7 +159,11 @@ impl Exchange {
         let (ResponseSide::Streaming(streaming), Some(model)) = (&mut self.response, &self.model) else { return };
         let Some(before) = streaming.output_at.replace(now) else {
             streaming.pace = (0, now);
-            return model.ttft.observe(now.since(self.began).as_secs_f64());
+            model.ttft.observe(now.since(self.began).as_secs_f64());
+            if let Some(flight) = &mut self.flight {
+                flight.first_token(now);
+            }
+            return;
         };
         if !streaming.is_event_stream {
             return;

@@ -7,5 +7,6 @@ mod endings;
 pub(crate) mod fixture;
 mod heads;
 mod limits;
+mod models;
 mod modes;
 mod properties;

@@ -186,7 +186,7 @@ impl Scanner {
     fn value<S: Sink>(&mut self, byte: u8, at: &mut usize, sink: &mut S) -> Result<(), Halt<S::Error>> {
         match byte {
             b'"' => {
-                sink.begin_string().map_err(Halt::Sink)?;
+                sink.begin_string(self.offset + *at as u64).map_err(Halt::Sink)?;
                 self.state = State::Text(if sink.wants_string() { Role::Wanted } else { Role::Skipped });
             }
             b'{' => {

@@ -23,6 +23,8 @@ enum Event {
 struct Recorder {
     events: Vec<Event>,
     open: Option<Vec<u8>>,
+    /// Where each string value stands, quotes included.
+    spans: Vec<std::ops::Range<u64>>,
     unwanted: bool,
     /// After how many calls the sink refuses to go on.
     limit: Option<usize>,
@@ -66,8 +68,9 @@ impl Sink for Recorder {
         }))
     }
 
-    fn begin_string(&mut self) -> Result<(), Enough> {
+    fn begin_string(&mut self, at: u64) -> Result<(), Enough> {
         assert!(self.open.replace(Vec::new()).is_none(), "a string within a string");
+        self.spans.push(at..at);
         Ok(())
     }
 
@@ -81,7 +84,8 @@ impl Sink for Recorder {
         Ok(())
     }
 
-    fn end_string(&mut self) -> Result<(), Enough> {
+    fn end_string(&mut self, end: u64) -> Result<(), Enough> {
+        self.spans.last_mut().unwrap().end = end;
         let text = String::from_utf8(self.open.take().unwrap()).unwrap();
         self.record(Event::Text((!self.unwanted).then_some(text)))
     }
@@ -110,8 +114,23 @@ fn events(text: impl AsRef<[u8]>) -> Result<Vec<Event>, Fault<Enough>> {
     for unwanted in [false, true] {
         let mut bytewise = Recorder { unwanted, ..Recorder::default() };
         assert_eq!(scan(text.chunks(1), &mut bytewise).map(|scanner| scanner.offset()), outcome);
-        if !unwanted && outcome.is_ok() {
-            assert_eq!(bytewise.events, whole.events);
+        if outcome.is_ok() {
+            assert_eq!(bytewise.spans, whole.spans);
+            if !unwanted {
+                assert_eq!(bytewise.events, whole.events);
+            }
+        }
+    }
+    if outcome.is_ok() {
+        let texts =
+            whole.events.iter().filter_map(|event| if let Event::Text(text) = event { text.as_ref() } else { None });
+        for (span, told) in whole.spans.iter().zip(texts) {
+            let bytes = &text[span.start as usize..span.end as usize];
+            assert!(bytes.len() >= 2 && bytes.starts_with(b"\"") && bytes.ends_with(b"\""));
+            // What `serde_json` refuses is a lone surrogate.
+            assert!(
+                serde_json::from_slice::<String>(bytes).is_ok_and(|read| read == *told) || told.contains('\u{FFFD}')
+            );
         }
     }
     outcome.map(|_| whole.events)

@@ -11,11 +11,12 @@ use pointsman_core::config::{
 };
 use pointsman_core::policy::Policy;
 use pointsman_core::registry::Registry;
+use pointsman_extproc::settings::Trust;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::spec::{EndpointEntry, FileSpec, LimitsSpec};
-use super::{DEFAULT_POOL, EndpointSpec, Host, Limits, LoadedConfig, PoolConfig, ServerConfig};
+use super::{DEFAULT_POOL, EndpointSpec, Holds, Host, Limits, LoadedConfig, PoolConfig, ServerConfig};
 
 const BODY_SIZES: RangeInclusive<u64> = 1 << 10..=1 << 30;
 const IDLE_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
@@ -23,11 +24,13 @@ const IDLE_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duratio
 const MEMORY_LEFT: u8 = 10;
 
 /// Checks a file's value. The result counts only when nothing was reported.
-pub(super) fn config(mut value: Value, registry: &Registry, problems: &mut Problems) -> LoadedConfig {
+pub(super) fn config(mut value: Value, holds: Holds, registry: &Registry, problems: &mut Problems) -> LoadedConfig {
     let root = FieldPath::default();
     let mut empty = LoadedConfig { pools: Vec::new(), server: ServerConfig::default() };
     if value.is_null() {
-        problems.add(root, "the file is empty: it needs `endpoints`, or `pools`");
+        if holds == Holds::Pools {
+            problems.add(root, "the file is empty: it needs `endpoints`, or `pools`");
+        }
         return empty;
     }
     structure::check(&mut value, &schema_of::<FileSpec>(), &root, &mut UnknownFields::Refuse, problems);
@@ -42,9 +45,28 @@ pub(super) fn config(mut value: Value, registry: &Registry, problems: &mut Probl
         }
     };
     empty.server.limits = limits(&spec.server.limits, &root.member("server").member("limits"), problems);
+    empty.server.trust = Trust { objective: spec.server.trust.objective };
+    if holds == Holds::ServerAlone {
+        refuse_pools(&spec, &root, problems);
+        return empty;
+    }
     let mut loading = Loading { registry, problems, pools: Vec::new(), paths: BTreeMap::new() };
     loading.pools(spec, &root);
     LoadedConfig { pools: loading.pools, server: empty.server }
+}
+
+/// Beside pools of the cluster a file has none of its own.
+fn refuse_pools(spec: &FileSpec, root: &FieldPath, problems: &mut Problems) {
+    let fields = [
+        ("name", spec.name.is_some()),
+        ("endpoints", spec.endpoints.is_some()),
+        ("scheduling", !spec.scheduling.is_null()),
+        ("pools", spec.pools.is_some()),
+    ];
+    for (field, _) in fields.into_iter().filter(|(_, given)| *given) {
+        let message = "pools come from the cluster here, and are tuned by SchedulingPolicy objects: take it out";
+        problems.add(root.member(field), message);
+    }
 }
 
 struct Loading<'a> {

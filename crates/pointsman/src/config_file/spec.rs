@@ -78,7 +78,7 @@ pub(super) struct EndpointEntry {
 pub(super) struct ServerSpec {
     /// Bounds of what requests may cost.
     pub(super) limits: LimitsSpec,
-    /// Which of the client's headers are believed: none so far.
+    /// Which of the client's headers are believed.
     pub(super) trust: TrustSpec,
 }
 
@@ -103,10 +103,13 @@ pub(super) struct LimitsSpec {
     pub(super) response_idle_timeout: Option<GatewayDuration>,
 }
 
-/// Which of the client's headers are believed. None that could be is read yet, so there is nothing to say.
+/// Which of the client's headers are believed.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct TrustSpec {}
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct TrustSpec {
+    /// The one that names an `InferenceObjective`; dropped when false or absent.
+    pub(super) objective: bool,
+}
 
 /// A mapping that is checked by a schema of its own.
 fn opaque(_: &mut SchemaGenerator) -> Schema {

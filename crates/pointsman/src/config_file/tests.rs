@@ -39,6 +39,9 @@ fn the_examples_load() {
         Some("te_batch_current_size{state=running}")
     );
     assert_eq!(two.pools[1].scheduling["fallbacks"], 1);
+    let models = read("models.yaml");
+    let targets: Vec<_> = models.pools[0].policy.models.rules().iter().map(|rule| rule.targets.len()).collect();
+    assert_eq!((targets, models.server.trust.objective), (vec![1, 2, 0], true));
 }
 
 #[test]
@@ -112,7 +115,8 @@ fn limits_are_read() {
         request_idle_timeout: Duration::from_secs(5),
         response_idle_timeout: Duration::from_secs(3600),
     };
-    assert_eq!(config.server.limits, limits);
+    assert_eq!((config.server.limits, config.server.trust), (limits, Trust::default()));
+    assert!(loaded(&with("server: {trust: {objective: true}}")).server.trust.objective);
 }
 
 #[test]
@@ -232,8 +236,16 @@ const WRONG: &[(&str, &str)] = &[
         "f:2:19: server.limits.requestIdleTimeout: 0ns is outside of 1s to 24h",
     ),
     (
-        "endpoints: []\nserver: {trust: {objective: true}}",
-        "f:2:18: server.trust.objective: unknown field (none is known here)",
+        "endpoints: []\nserver: {trust: {objective: urgent}}",
+        "f:2:18: server.trust.objective: expected true or false, found \"urgent\"",
+    ),
+    (
+        "endpoints: []\nscheduling:\n  models:\n  - targets: [{model: a, weight: 1}, {model: b}]",
+        "f:4:5: scheduling.models[0].targets: 1 of 2 have a weight: give one to all of them, or to none",
+    ),
+    (
+        "endpoints: []\nscheduling:\n  models:\n  - matches: [{modell: a}]\n    targets: [{model: b}]",
+        "f:4:16: scheduling.models[0].matches[0].modell: unknown field; did you mean \"model\"?",
     ),
     ("endpoints: []\nscheduling: {}\nscheduling: {}", "f:3:1: the key \"scheduling\" is given twice"),
     ("endpoints: []\nscheduling: {a: [}", "f:2:"),
@@ -281,7 +293,7 @@ pools:
     );
     let expected = [
         "f:2:12: server.limits.maxStreams: 0 is outside of 1 to 1000000",
-        "f:3:11: server.trust.debug: unknown field (none is known here)",
+        "f:3:11: server.trust.debug: unknown field (known: objective)",
         "f:8:34: pools[0].endpoints[1].port: \"eight\" is no port: expected 1 to 65535",
         "f:9:5: pools[0].endpoints[2]: `address` is missing",
         "f:9:15: pools[0].endpoints[2].adress: unknown field; did you mean \"address\"?",

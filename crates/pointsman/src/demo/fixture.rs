@@ -22,7 +22,7 @@ pub(super) fn trials() -> Vec<Trial> {
         let sample = |(turn, ttft): (usize, &u64)| Sample {
             conversation: 0,
             turn,
-            start_us: turn as u64 * 1_000_000,
+            start_us: turn as u64 * 2_000_000,
             ttft_us: Some(ttft * 1_000),
             tpot_us: Some(20_000),
             latency_us: ttft * 1_000 + 20_000,

@@ -52,6 +52,8 @@ pub(super) struct Summary {
     pub(super) requests_per_second: f64,
     pub(super) output_tokens_per_second: f64,
     pub(super) ttft_ms: Quantiles,
+    /// TTFT of the requests that began in the second half of the run: its caches are no longer cold.
+    pub(super) warm_ttft_ms: Quantiles,
     pub(super) tpot_ms: Quantiles,
     pub(super) latency_ms: Quantiles,
     /// 0..1.
@@ -79,6 +81,7 @@ pub(super) struct ServerSummary {
 pub(super) struct Ratios {
     pub(super) ttft_p50: Option<f64>,
     pub(super) ttft_p99: Option<f64>,
+    pub(super) warm_ttft_p99: Option<f64>,
     pub(super) tpot_p50: Option<f64>,
     pub(super) requests_per_second: Option<f64>,
     pub(super) prefix_hit_ratio: Option<f64>,
@@ -105,15 +108,17 @@ impl Scenario {
 impl Outcome {
     /// Adds up what was found.
     pub(super) fn new(scenario: Scenario, trials: &[Trial]) -> Self {
-        let strategies: Vec<Summary> = trials.iter().map(|trial| Summary::new(trial, &scenario.servers)).collect();
+        let strategies: Vec<Summary> = trials.iter().map(|trial| Summary::new(trial, &scenario)).collect();
         let ratios = Ratios::new(&strategies);
         Self { scenario, strategies, picker_versus_round_robin: ratios }
     }
 }
 
 impl Summary {
-    fn new(trial: &Trial, servers: &[SimConfig]) -> Self {
+    fn new(trial: &Trial, scenario: &Scenario) -> Self {
         let report = &trial.report;
+        let half = scenario.seconds * 1_000_000 / 2;
+        let warm = report.samples.iter().filter(|sample| sample.error.is_none() && sample.start_us >= half);
         let server = |config: &SimConfig| {
             let share = report.servers.get(&config.name).copied().unwrap_or_default();
             ServerSummary {
@@ -132,11 +137,12 @@ impl Summary {
             requests_per_second: report.requests_per_second,
             output_tokens_per_second: report.output_tokens_per_second,
             ttft_ms: report.ttft_ms,
+            warm_ttft_ms: Quantiles::of_micros(warm.filter_map(|sample| sample.ttft_us).collect()),
             tpot_ms: report.tpot_ms,
             latency_ms: report.latency_ms,
             prefix_hit_ratio: report.prefix_hit_ratio,
             load_cv: trial.load_cv(),
-            servers: servers.iter().map(server).collect(),
+            servers: scenario.servers.iter().map(server).collect(),
             cpu: trial.cpu.clone(),
         }
     }
@@ -152,6 +158,7 @@ impl Ratios {
         Self {
             ttft_p50: ratio(|summary| summary.ttft_ms.p50),
             ttft_p99: ratio(|summary| summary.ttft_ms.p99),
+            warm_ttft_p99: ratio(|summary| summary.warm_ttft_ms.p99),
             tpot_p50: ratio(|summary| summary.tpot_ms.p50),
             requests_per_second: ratio(|summary| summary.requests_per_second),
             prefix_hit_ratio: ratio(|summary| summary.prefix_hit_ratio),

@@ -49,7 +49,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert_eq!(lines.len(), 1 + 2 + 3 + 2);
         assert!(lines.iter().all(|line| line.split(',').count() == HEAD.split(',').count()), "{text}");
-        assert_eq!(lines[2], "round robin,1000.0,0,1,sim-1,8000.0,20.0,8020.0,1000,250,2,");
+        assert_eq!(lines[2], "round robin,2000.0,0,1,sim-1,8000.0,20.0,8020.0,1000,250,2,");
         assert!(lines[4].ends_with(",Cancelled"), "{}", lines[4]);
     }
 }

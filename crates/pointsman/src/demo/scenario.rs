@@ -25,10 +25,10 @@ const SPEEDS: [f64; 6] = [1.0, 1.0, 0.8, 0.8, 0.5, 0.5];
 const CACHE_PARTS: usize = 4;
 /// The model that all servers serve.
 pub(super) const MODEL: &str = "sim-8b";
-/// How the picker schedules: the default profile, and what a pool of unlike servers is to add to it.
+/// How the picker schedules: the default profile's scorers, and what a pool of unlike servers is to add to them.
 pub(super) const SCHEDULING: &str = "{profile: {scorers: [{type: queue-scorer, weight: 2}, \
-    {type: kv-cache-utilization-scorer, weight: 2}, {type: prefix-cache-scorer, weight: 3}, \
-    {type: tpot-scorer, weight: 2}]}}";
+    {type: kv-cache-utilization-scorer, weight: 2}, {type: prefix-cache-scorer, weight: 2}, \
+    {type: ttft-scorer, weight: 4}, {type: tpot-scorer, weight: 2}]}}";
 /// The pool's name.
 pub(super) const POOL: &str = "demo/sims";
 

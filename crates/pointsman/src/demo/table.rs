@@ -29,6 +29,7 @@ pub(super) fn rows(outcome: &Outcome) -> Vec<Row> {
     vec![
         row("TTFT p50 (ms)", ratios.ttft_p50, |summary| milliseconds(summary.ttft_ms.p50)),
         row("TTFT p99 (ms)", ratios.ttft_p99, |summary| milliseconds(summary.ttft_ms.p99)),
+        row("  its 2nd half", ratios.warm_ttft_p99, |summary| milliseconds(summary.warm_ttft_ms.p99)),
         row("TPOT p50 (ms)", ratios.tpot_p50, |summary| milliseconds(summary.tpot_ms.p50)),
         row("requests/s", ratios.requests_per_second, |summary| format!("{:.1}", summary.requests_per_second)),
         row("prefix hit ratio", ratios.prefix_hit_ratio, |summary| {
@@ -108,6 +109,7 @@ mod tests {
         let expected = "                   round robin   least request   picker   picker / round robin
 TTFT p50 (ms)             60.0            45.0     30.0                  0.50x
 TTFT p99 (ms)            8,000           6,000    2,000                  0.25x
+  its 2nd half           8,000           6,000    2,000                  0.25x
 TPOT p50 (ms)             20.0            20.0     20.0                  1.00x
 requests/s                 0.5             0.5      0.5                  1.00x
 prefix hit ratio          25 %            50 %     75 %                  3.00x

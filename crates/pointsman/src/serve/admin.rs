@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
 use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse};
@@ -20,13 +19,16 @@ use serde_json::{Value, json};
 use super::logging::LogLevel;
 use super::pools::Scrapes;
 
+/// Says how the process is configured, as JSON.
+pub(crate) type Shown = Arc<dyn Fn() -> Value + Send + Sync>;
+
 /// What the pages show.
 #[derive(Clone)]
 pub(crate) struct Admin {
     pub(crate) pools: Arc<PoolDirectory>,
     pub(crate) scrapes: Scrapes,
     /// The configuration in force, as JSON.
-    pub(crate) config: Arc<ArcSwap<Value>>,
+    pub(crate) config: Shown,
     pub(crate) log_level: LogLevel,
     pub(crate) start: std::time::Instant,
 }
@@ -46,10 +48,7 @@ impl Admin {
             .route("/", get(index))
             .route("/debug/decisions", get(decisions))
             .route("/debug/pools", get(pools))
-            .route(
-                "/debug/config",
-                get(|State(admin): State<Self>| async move { Json((**admin.config.load()).clone()) }),
-            )
+            .route("/debug/config", get(|State(admin): State<Self>| async move { Json((admin.config)()) }))
             .route(
                 "/debug/log-level",
                 get(|State(admin): State<Self>| async move { admin.log_level.get() }).put(set_log_level),
@@ -125,6 +124,10 @@ fn decision(pool: &Pool, why: &Explanation, now: Tick) -> Value {
         "requestId": &*why.request_id,
         "sequence": why.sequence,
         "model": why.model.as_deref(),
+        "targetModel": why.target_model.as_deref(),
+        "modelRule": why.model_rule.as_deref(),
+        "objective": why.objective.as_deref(),
+        "priority": why.priority,
         "promptTokens": why.prompt_tokens,
         "agoMs": millis(now.since(why.at)),
         "queuedMs": millis(why.queued),
@@ -138,6 +141,7 @@ fn decision(pool: &Pool, why: &Explanation, now: Tick) -> Value {
 fn explained(row: &ExplainedEndpoint, scorers: &[(Arc<str>, f32)], raw: &[f32]) -> Value {
     let (fate, total, filter) = match &row.fate {
         Fate::OutsideSubset => ("outside-subset".to_owned(), None, None),
+        Fate::Cordoned => ("cordoned".to_owned(), None, None),
         Fate::FilteredOut(filter) => ("filtered-out".to_owned(), None, Some(&**filter)),
         Fate::Candidate { score } => ("candidate".to_owned(), Some(*score), None),
         Fate::Chosen { score, place: 0 } => ("picked".to_owned(), Some(*score), None),
@@ -183,10 +187,13 @@ fn pool_page(admin: &Admin, pool: &Pool, now: Tick) -> Value {
                 "namespace": &*endpoint.namespace,
                 "address": endpoint.address.to_string(),
                 "labels": endpoint.labels,
+                "cordoned": endpoint.is_cordoned,
                 "inFlight": cell.in_flight(),
                 "inFlightTokens": cell.in_flight_tokens(),
                 "openResponses": cell.streaming(),
                 "tpotMs": cell.tpot().map(|seconds| f64::from(seconds) * 1e3),
+                "prefillTokens": cell.prefill_tokens(),
+                "prefillTokensPerSecond": cell.prefill_rate(),
                 "waiting": load.at[row].map(|_| load.waiting[row]),
                 "running": load.at[row].map(|_| load.running[row]),
                 "kvCacheUsage": load.at[row].map(|_| load.kv_cache_usage[row]),

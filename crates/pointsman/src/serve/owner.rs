@@ -16,9 +16,11 @@ const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 pub(crate) enum PoolChange {
     /// These are the members now.
-    Members(Vec<Endpoint>),
+    Members(Vec<Arc<Endpoint>>),
     /// This is the policy now.
     Policy(Arc<Policy>),
+    /// The prefix index may take this many bytes, whatever the policy allows.
+    IndexShare(usize),
 }
 
 /// Takes in changes and readings, and publishes what they add up to. Ends when all senders of `changes` are gone.
@@ -49,6 +51,7 @@ pub(crate) async fn own(
 fn apply(writer: &mut PoolWriter, change: PoolChange) {
     match change {
         PoolChange::Members(endpoints) => writer.set_members(endpoints),
+        PoolChange::IndexShare(bytes) => writer.set_index_share(bytes),
         PoolChange::Policy(policy) => writer.set_policy(policy),
     }
 }

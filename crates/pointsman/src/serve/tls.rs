@@ -4,15 +4,16 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use arc_swap::ArcSwap;
-use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
+use pointsman_k8s::trust::authority::{Authority, Leaf, to_text};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
+use tokio::sync::watch;
 
 use super::incoming::TlsConfig;
 use crate::args::ServeArgs;
@@ -22,8 +23,8 @@ const RELOAD_INTERVAL: Duration = Duration::from_secs(5);
 /// The names in a certificate that is made.
 const NAMES: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 /// How long a certificate that is made holds; it is made anew at each start and each [`RENEWAL`].
-const LEAF_DAYS: i64 = 90;
-const CA_DAYS: i64 = 3650;
+const LEAF_LIFE: Duration = Duration::from_secs(90 * 86_400);
+const CA_LIFE: Duration = Duration::from_secs(3650 * 86_400);
 const RENEWAL: Duration = Duration::from_secs(30 * 86_400);
 
 /// Where the certificate comes from.
@@ -35,6 +36,9 @@ pub(crate) enum Source {
     Made(PathBuf),
     /// Made, under a CA that nobody else knows.
     Ephemeral,
+    /// Issued elsewhere, under the CA that the replicas in a cluster share; until then as if ephemeral, which no gateway
+    /// accepts that verifies.
+    Issued(watch::Receiver<Option<Arc<Leaf>>>),
 }
 
 impl Source {
@@ -60,7 +64,11 @@ pub(crate) fn load(source: &Source, client_ca: Option<&Path>) -> Result<ServerCo
     let (chain, key) = match source {
         Source::Files(dir) => read_pair(dir)?,
         Source::Made(dir) => make_leaf(&read_or_make_ca(dir)?)?,
-        Source::Ephemeral => make_leaf(&make_ca()?)?,
+        Source::Ephemeral => make_ephemeral()?,
+        Source::Issued(issued) => match issued.borrow().as_deref() {
+            Some(leaf) => pair_of(leaf)?,
+            None => make_ephemeral()?,
+        },
     };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
@@ -87,11 +95,18 @@ pub(crate) fn load(source: &Source, client_ca: Option<&Path>) -> Result<ServerCo
 pub(crate) async fn keep_fresh(source: Source, client_ca: Option<PathBuf>, config: TlsConfig) {
     let mut seen = fingerprint(&source, client_ca.as_deref());
     let mut made = tokio::time::Instant::now();
+    let mut issued = match &source {
+        Source::Issued(issued) => Some(issued.clone()),
+        Source::Files(_) | Source::Made(_) | Source::Ephemeral => None,
+    };
     loop {
-        tokio::time::sleep(RELOAD_INTERVAL).await;
+        let is_issued = tokio::select! {
+            Ok(()) = next(&mut issued) => true,
+            () = tokio::time::sleep(RELOAD_INTERVAL) => false,
+        };
         let now = fingerprint(&source, client_ca.as_deref());
-        let is_due = !matches!(source, Source::Files(_)) && made.elapsed() >= RENEWAL;
-        if now == seen && !is_due {
+        let is_due = matches!(source, Source::Made(_) | Source::Ephemeral) && made.elapsed() >= RENEWAL;
+        if now == seen && !is_due && !is_issued {
             continue;
         }
         match load(&source, client_ca.as_deref()) {
@@ -106,13 +121,21 @@ pub(crate) async fn keep_fresh(source: Source, client_ca: Option<PathBuf>, confi
     }
 }
 
+/// Waits until another certificate is issued, for ever where none is.
+pub(super) async fn next<T>(issued: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
+    match issued {
+        Some(issued) => issued.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 /// The files' contents, for comparison; what cannot be read compares as absent.
 fn fingerprint(source: &Source, client_ca: Option<&Path>) -> Vec<Option<Vec<u8>>> {
     let mut files = Vec::new();
     match source {
         Source::Files(dir) => files.extend([dir.join("tls.crt"), dir.join("tls.key")]),
         Source::Made(dir) => files.extend([dir.join("ca.crt"), dir.join("ca.key")]),
-        Source::Ephemeral => {}
+        Source::Ephemeral | Source::Issued(_) => {}
     }
     files.extend(client_ca.map(Path::to_path_buf));
     files.into_iter().map(|file| fs::read(file).ok()).collect()
@@ -135,63 +158,39 @@ fn read_pair(dir: &Path) -> Result<Pair> {
     Ok((read_certificates(&dir.join("tls.crt"))?, key))
 }
 
-/// A CA: its certificate and key, as PEM.
-struct Ca {
-    certificate: String,
-    key: String,
+fn pair_of(leaf: &Leaf) -> Result<Pair> {
+    let chain = CertificateDer::pem_slice_iter(leaf.chain.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes());
+    Ok((chain.context("reading the certificate that was made")?, key.context("reading its key")?))
 }
 
-fn make_ca() -> Result<Ca> {
-    let key = KeyPair::generate().context("making a CA key")?;
-    Ok(Ca { certificate: sign_ca(&key)?, key: key.serialize_pem() })
+fn make_ephemeral() -> Result<Pair> {
+    make_leaf(&Authority::make(CA_LIFE, SystemTime::now()).context("making a CA")?)
 }
 
-fn sign_ca(key: &KeyPair) -> Result<String> {
-    let mut params = params(CA_DAYS);
-    params.distinguished_name.push(DnType::CommonName, "Pointsman CA");
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    Ok(params.self_signed(key).context("making a CA")?.pem())
-}
-
-fn make_leaf(ca: &Ca) -> Result<Pair> {
-    let ca_key = KeyPair::from_pem(&ca.key).context("reading the CA's key")?;
-    let issuer = Issuer::from_ca_cert_pem(&ca.certificate, ca_key).context("reading the CA")?;
-    let mut params = params(LEAF_DAYS);
-    params.distinguished_name.push(DnType::CommonName, "pointsman");
+fn make_leaf(ca: &Authority) -> Result<Pair> {
     let names = NAMES.map(|name| name.to_owned());
-    params.subject_alt_names = CertificateParams::new(names).context("naming the certificate")?.subject_alt_names;
-    let key = KeyPair::generate().context("making a key")?;
-    let leaf = params.signed_by(&key, &issuer).context("making a certificate")?;
-    let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| anyhow::anyhow!("{error}"))?;
-    Ok((vec![leaf.der().clone()], key))
-}
-
-fn params(days: i64) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    let now = std::time::SystemTime::now();
-    let day = Duration::from_secs(86_400);
-    params.not_before = (now - day).into();
-    params.not_after = (now + day * u32::try_from(days).unwrap_or(1)).into();
-    params
+    pair_of(&ca.issue(&names, LEAF_LIFE, SystemTime::now()).context("making a certificate")?)
 }
 
 /// The CA in `dir`, made when there is none. The key on disk is the truth: of two processes that make one at once both
 /// sign with the key that was there first.
-fn read_or_make_ca(dir: &Path) -> Result<Ca> {
+fn read_or_make_ca(dir: &Path) -> Result<Authority> {
     let (certificate_file, key_file) = (dir.join("ca.crt"), dir.join("ca.key"));
     fs::create_dir_all(dir).with_context(|| format!("making the folder {}", dir.display()))?;
     let read = |file: &Path| fs::read_to_string(file).with_context(|| format!("reading {}", file.display()));
     if !key_file.exists() {
-        write_new(&key_file, &KeyPair::generate().context("making a CA key")?.serialize_pem(), 0o600)?;
+        let made = Authority::make(CA_LIFE, SystemTime::now()).context("making a CA")?;
+        write_new(&key_file, &made.key, 0o600)?;
     }
     let key = read(&key_file)?;
     if !certificate_file.exists() {
-        let pair = KeyPair::from_pem(&key).with_context(|| format!("reading the key {}", key_file.display()))?;
-        write_new(&certificate_file, &sign_ca(&pair)?, 0o644)?;
+        let made = Authority::of_key(key.clone(), CA_LIFE, SystemTime::now());
+        let made = made.with_context(|| format!("making a CA of the key {}", key_file.display()))?;
+        write_new(&certificate_file, &to_text(&made.chain), 0o644)?;
         tracing::info!(ca = %certificate_file.display(), "made a CA for gateways to verify this picker by");
     }
-    Ok(Ca { certificate: read(&certificate_file)?, key })
+    Authority::read(&read(&certificate_file)?, &key).with_context(|| format!("reading the CA in {}", dir.display()))
 }
 
 /// Writes a file, whole or not at all, unless it is there already.
@@ -230,6 +229,24 @@ mod tests {
         load(&source, None).unwrap();
         assert_eq!(fs::read(dir.path().join("tls/ca.crt")).unwrap(), ca);
         load(&source, Some(&dir.path().join("tls/ca.crt"))).unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_issued_certificate_takes_the_place_of_the_ephemeral_one() {
+        let now = SystemTime::now();
+        let (issue, issued) = watch::channel(None);
+        let source = Source::Issued(issued);
+        let config = replaceable(load(&source, None).unwrap());
+        let first = config.load_full();
+        let kept = tokio::spawn(keep_fresh(source, None, Arc::clone(&config)));
+        let leaf = Authority::make(CA_LIFE, now).unwrap().issue(&["picker".to_owned()], LEAF_LIFE, now).unwrap();
+        issue.send_replace(Some(Arc::new(leaf)));
+        tokio::time::sleep(RELOAD_INTERVAL / 2).await;
+        assert!(!Arc::ptr_eq(&config.load(), &first));
+        let second = config.load_full();
+        tokio::time::sleep(RENEWAL * 2).await;
+        assert!(Arc::ptr_eq(&config.load(), &second), "whoever issues it renews it");
+        kept.abort();
     }
 
     #[test]

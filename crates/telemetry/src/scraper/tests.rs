@@ -143,7 +143,7 @@ impl Scraped {
     /// Sends a request to some endpoint, until the result is dropped.
     fn pick(&self) -> (SocketAddr, Flight) {
         let now = Tick::of(self.began.into_std(), Instant::now().into_std());
-        let request = Request { facts: &Facts::default(), subset: &None };
+        let request = Request { facts: &Facts::default(), subset: &None, headers: None };
         let Decision::Picked(picked) = self.pool.pick(request, now) else { panic!("nothing to pick") };
         let chosen = picked.decode.choices[0].cell.id();
         let row = self.pool.snapshot().members.ids.iter().position(|id| *id == chosen).unwrap();

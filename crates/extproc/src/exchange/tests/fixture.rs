@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use pointsman_core::control_headers::{DESTINATION, METADATA_NAMESPACE, SERVED, SUBSET, SUBSET_NAMESPACE};
 use pointsman_core::endpoint::{Endpoint, EndpointCell};
+use pointsman_core::models::ModelRules;
 use pointsman_core::policy::{Policy, PrefixCachePolicy, Profile, WeightedScorer};
 use pointsman_core::pool::PoolWriter;
 use pointsman_core::prefix::PrefixLayout;
@@ -41,10 +42,14 @@ impl Scorer for Brittle {
 pub(crate) struct Fixture {
     pub(crate) shared: Arc<Shared>,
     registry: Registry,
-    _writers: Vec<PoolWriter>,
+    pub(crate) writers: Vec<PoolWriter>,
 }
 
 pub(crate) fn pool(name: &str, endpoints: &[&str]) -> (Arc<Pool>, PoolWriter) {
+    pool_with(name, endpoints, ModelRules::default())
+}
+
+fn pool_with(name: &str, endpoints: &[&str], models: ModelRules) -> (Arc<Pool>, PoolWriter) {
     let scorer = WeightedScorer { name: "brittle".into(), weight: 1.0, scorer: Box::new(Brittle) };
     let default = Policy::default();
     let policy = Policy {
@@ -53,10 +58,12 @@ pub(crate) fn pool(name: &str, endpoints: &[&str]) -> (Arc<Pool>, PoolWriter) {
             layout: PrefixLayout { block_tokens: 16, max_prompt_tokens: (CAP / 4) as u32 },
             ..default.prefix_cache
         },
+        models,
+        objectives: [("urgent".into(), 7)].into(),
         ..default
     };
     let (pool, mut writer) = Pool::new(name, Arc::new(policy), 1);
-    writer.set_members(endpoints.iter().map(|address| Endpoint::new(address, address.parse().unwrap())).collect());
+    writer.set_members(endpoints.iter().map(|address| Endpoint::new(address, address.parse().unwrap())));
     writer.publish();
     (pool, writer)
 }
@@ -75,12 +82,26 @@ impl Fixture {
     }
 
     pub(crate) fn with(limits: Limits, pools: &[(&str, &[&str])]) -> Self {
+        Self::of(limits, Trust::default(), pools.iter().map(|(name, endpoints)| pool(name, endpoints)))
+    }
+
+    /// A pool with these rules for models.
+    pub(crate) fn with_models(limits: Limits, endpoints: &[&str], models: ModelRules) -> Self {
+        Self::of(limits, Trust::default(), [pool_with("default/p", endpoints, models)])
+    }
+
+    pub(crate) fn with_trust(trust: Trust) -> Self {
+        Self::of(Limits::default(), trust, [pool("default/p", &[HOME])])
+    }
+
+    fn of(limits: Limits, trust: Trust, pools: impl IntoIterator<Item = (Arc<Pool>, PoolWriter)>) -> Self {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        let (pools, writers): (Vec<_>, Vec<_>) = pools.iter().map(|(name, endpoints)| pool(name, endpoints)).unzip();
+        let (pools, writers): (Vec<_>, Vec<_>) = pools.into_iter().unzip();
         let directory = PoolDirectory::default();
-        directory.set(pools);
-        Self { shared: Arc::new(Shared::new(limits, Arc::new(directory), metrics, 7)), registry, _writers: writers }
+        directory.set(pools.into_iter().map(|pool| (pool, None)));
+        let shared = Shared::new(limits, trust, Arc::new(directory), metrics, 7);
+        Self { shared: Arc::new(shared), registry, writers }
     }
 
     pub(crate) fn pool(&self) -> Arc<Pool> {
@@ -195,7 +216,17 @@ pub(crate) fn piece(answer: &ProcessingResponse) -> Option<(&'static str, Bytes,
     };
     match body.response.as_ref()?.body_mutation.as_ref()?.mutation.as_ref()? {
         Mutation::StreamedResponse(piece) => Some((way, piece.body.clone(), piece.end_of_stream)),
-        other => panic!("a body was changed: {other:?}"),
+        Mutation::Body(_) => None,
+        Mutation::ClearBody(_) => panic!("a body was taken away"),
+    }
+}
+
+/// The other bytes that a chunk or a buffered body is given.
+pub(crate) fn changed(answer: &ProcessingResponse) -> Option<Bytes> {
+    let Some(Response::RequestBody(body)) = &answer.response else { return None };
+    match body.response.as_ref()?.body_mutation.as_ref()?.mutation.as_ref()? {
+        Mutation::Body(bytes) => Some(bytes.clone()),
+        _ => None,
     }
 }
 
@@ -212,7 +243,10 @@ pub(crate) fn say(answer: &ProcessingResponse) -> String {
             assert_eq!((common.0, metadata), (None, None), "headers went out with an earlier answer");
             format!("{way}-piece {}{}", bytes.len(), if ends { " end" } else { "" })
         }
-        None => format!("{way}-body{}", say_headers(common.0, metadata)),
+        None => {
+            let changed = changed(answer).map(|bytes| format!(" of {}", bytes.len())).unwrap_or_default();
+            format!("{way}-body{changed}{}", say_headers(common.0, metadata))
+        }
     };
     match response {
         Response::RequestHeaders(headers) => {

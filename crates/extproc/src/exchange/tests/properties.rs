@@ -3,6 +3,8 @@
 
 use futures::StreamExt;
 use futures::channel::mpsc;
+use pointsman_core::facts::Model;
+use pointsman_core::models::{ModelMatch, ModelRule, ModelRules, ModelTarget};
 use proptest::prelude::*;
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +12,9 @@ use super::super::BodySendMode::{Buffered, BufferedPartial, FullDuplexStreamed, 
 use super::super::*;
 use super::fixture::*;
 use crate::service::{Conversation, PickerService};
+
+/// The model that serves in the place of `m`, where one does.
+const TARGET: &str = "m-2";
 
 /// What a request brings.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -61,6 +66,8 @@ struct Script {
     /// The response comes while the request is still on its way.
     overlaps: bool,
     endpoints: usize,
+    /// Whether the pool's rules have `m` served by another model.
+    rewrites: bool,
     buffer_budget: usize,
     exit: (usize, Exit),
 }
@@ -108,10 +115,10 @@ fn scripts() -> impl Strategy<Value = Script> {
     let modes = (request_mode, response_mode, prop::bool::weighted(0.9));
     let request = (brings, cut, any::<bool>(), prop::bool::weighted(0.3));
     let budget = prop_oneof![4 => Just(1 << 20), 1 => 100..3_000_usize];
-    let pool = (prop_oneof![1 => Just(0_usize), 9 => 1..4_usize], budget);
+    let pool = (prop_oneof![1 => Just(0_usize), 9 => 1..4_usize], any::<bool>(), budget);
     let replies = (prop::bool::weighted(0.3), prop::bool::weighted(0.3));
     (modes, request, response, replies, pool, (at, exit)).prop_map(
-        |(modes, request, response, (response_trailers, overlaps), (endpoints, buffer_budget), exit)| {
+        |(modes, request, response, (response_trailers, overlaps), (endpoints, rewrites, buffer_budget), exit)| {
             let ((request_mode, response_mode, says_modes), (brings, cut, empty_last, request_trailers)) =
                 (modes, request);
             // A gateway that does not tell its modes is taken for one that sends no body before it was answered.
@@ -129,6 +136,7 @@ fn scripts() -> impl Strategy<Value = Script> {
                 response_trailers,
                 overlaps,
                 endpoints,
+                rewrites,
                 buffer_budget,
                 exit,
             }
@@ -282,7 +290,11 @@ async fn play(script: &Script) -> (Fixture, Record) {
     let limits = Limits { max_body_size: MAX_BODY, buffer_budget: script.buffer_budget, ..Limits::default() };
     let endpoints: Vec<_> = (1..=script.endpoints).map(|n| format!("10.0.0.{n}:8000")).collect();
     let endpoints: Vec<_> = endpoints.iter().map(String::as_str).collect();
-    let fixture = Fixture::with(limits, &[("default/p", &endpoints)]);
+    let target = ModelTarget { model: Some(Model::new(TARGET)), ..ModelTarget::default() };
+    let entry = ModelMatch { model: Some("m".into()), ..ModelMatch::default() };
+    let rule = ModelRule { matches: vec![entry], targets: vec![target], ..ModelRule::default() };
+    let rules = ModelRules::new(if script.rewrites { vec![rule] } else { Vec::new() });
+    let fixture = Fixture::with_models(limits, &endpoints, rules);
     let stop = CancellationToken::new();
     let start = tokio::time::Instant::now().into_std();
     let service = PickerService::new(Arc::clone(&fixture.shared), start, stop.clone());
@@ -322,6 +334,15 @@ async fn play(script: &Script) -> (Fixture, Record) {
     (fixture, record)
 }
 
+/// A body as the server is to get it.
+fn renamed(body: Vec<u8>) -> Vec<u8> {
+    let (old, new) = (br#""model":"m""#, format!(r#""model":"{TARGET}""#));
+    match body.windows(old.len()).position(|bytes| bytes == old) {
+        Some(at) => [&body[..at], new.as_bytes(), &body[at + old.len()..]].concat(),
+        None => body,
+    }
+}
+
 /// The claims, over one script as it went.
 fn judge(script: &Script, record: &Record) {
     let said = record.said();
@@ -350,7 +371,10 @@ fn judge(script: &Script, record: &Record) {
 
     // What came back is what was sent, as far as it came back.
     let whole = [("request", script.request_mode.0), ("response", script.response_mode)].map(|(way, mode)| {
-        let (sent, chunks, mut ended, trailers) = record.received(way);
+        let (mut sent, chunks, mut ended, trailers) = record.received(way);
+        if script.rewrites && way == "request" {
+            sent = renamed(sent);
+        }
         let pieces: Vec<_> = record.answers.iter().filter_map(piece).filter(|piece| piece.0 == way).collect();
         let is_returned = if mode == FullDuplexStreamed {
             let back: Vec<u8> = pieces.iter().flat_map(|piece| piece.1.iter().copied()).collect();

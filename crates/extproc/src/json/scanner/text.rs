@@ -33,7 +33,7 @@ impl Scanner {
                 None => return self.part(role, span, sink),
                 Some(b'"') => {
                     *at += 1;
-                    return self.text_ends(role, span, sink);
+                    return self.text_ends(role, span, self.offset + *at as u64, sink);
                 }
                 Some(b'\\') => {
                     self.part(role, span, sink)?;
@@ -148,14 +148,14 @@ impl Scanner {
         Ok(())
     }
 
-    /// The closing quote, after `last`, the text that is not told or held yet. A key that came whole and without
-    /// escapes is told out of the chunk.
+    /// The closing quote, ahead of `end`, after `last`, the text that is not told or held yet. A key that came whole and
+    /// without escapes is told out of the chunk.
     #[inline]
-    fn text_ends<S: Sink>(&mut self, role: Role, last: &[u8], sink: &mut S) -> Result<(), Halt<S::Error>> {
+    fn text_ends<S: Sink>(&mut self, role: Role, last: &[u8], end: u64, sink: &mut S) -> Result<(), Halt<S::Error>> {
         if role != Role::Key {
             self.part(role, last, sink)?;
             self.value_ends();
-            return sink.end_string().map_err(Halt::Sink);
+            return sink.end_string(end).map_err(Halt::Sink);
         }
         self.state = State::Colon;
         let name = if self.held_len == 0 && last.len() <= KEY_MAX {

@@ -98,7 +98,7 @@ fn scrape_servers(addresses: &[SocketAddr], telemetry: TelemetryPolicy) -> Scrap
         metrics_port: address.port(),
         ..Endpoint::new(&address.to_string(), SocketAddr::new(address.ip(), address.port() ^ 1))
     });
-    writer.set_members(endpoints.collect());
+    writer.set_members(endpoints);
     writer.publish();
     let (sender, reports) = mpsc::channel(4096);
     let (statuses, shutdown): (Arc<ScrapeStatuses>, _) = (Arc::default(), CancellationToken::new());

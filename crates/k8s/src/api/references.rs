@@ -1,0 +1,90 @@
+//! References between custom resources, and the groups that one kind may live in.
+
+use serde::{Deserialize, Serialize};
+
+/// The groups that an InferencePool lives in. An object of the one is never an object of the other, not even under the
+/// same name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PoolGroup {
+    /// `inference.networking.k8s.io`, version v1.
+    Stable,
+    /// `inference.networking.x-k8s.io`, version v1alpha2.
+    Experimental,
+}
+
+/// The groups that InferenceObjective and InferenceModelRewrite live in, both in version v1alpha2. Where a cluster has a
+/// kind in both, the newer group alone counts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ModelGroup {
+    /// `llm-d.ai`, the newer one.
+    #[default]
+    LlmD,
+    /// `inference.networking.x-k8s.io`, up to version 1.5 of the Gateway API Inference Extension.
+    Experimental,
+}
+
+/// Which pool an object belongs to; the pool stands in the object's own namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct PoolReference {
+    /// The pool's group; the API server fills it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `InferencePool`; the API server fills it in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The pool's name.
+    pub name: String,
+}
+
+impl PoolGroup {
+    /// Both, the newer first.
+    pub const ALL: [Self; 2] = [Self::Stable, Self::Experimental];
+
+    /// The group as it is written.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Stable => "inference.networking.k8s.io",
+            Self::Experimental => "inference.networking.x-k8s.io",
+        }
+    }
+
+    /// The version in which the picker reads this group's pools.
+    pub const fn version(&self) -> &'static str {
+        match self {
+            Self::Stable => "v1",
+            Self::Experimental => "v1alpha2",
+        }
+    }
+
+    /// The group of that name.
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|group| group.as_str() == text)
+    }
+}
+
+impl ModelGroup {
+    /// Both, the one that wins first.
+    pub const ALL: [Self; 2] = [Self::LlmD, Self::Experimental];
+    /// The version of both.
+    pub const VERSION: &str = "v1alpha2";
+
+    /// The group as it is written.
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::LlmD => "llm-d.ai",
+            Self::Experimental => "inference.networking.x-k8s.io",
+        }
+    }
+}
+
+impl PoolReference {
+    /// The pool that is meant; `None` when it is of a kind or group that is not an InferencePool's.
+    pub fn pool(&self, default_group: PoolGroup) -> Option<(PoolGroup, &str)> {
+        if self.kind.as_deref().is_some_and(|kind| kind != "InferencePool") {
+            return None;
+        }
+        let group = self.group.as_deref().map_or(Some(default_group), PoolGroup::parse)?;
+        Some((group, &self.name))
+    }
+}

@@ -1,0 +1,155 @@
+//! What has to be sent so that one object's status says what is wanted.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{ApiResource, DynamicObject};
+use serde_json::{Value, json};
+
+use crate::api::{AncestorReference, CONTROLLER_NAME, PoolGroup};
+use crate::index::Scope;
+use crate::key::ObjectKey;
+use crate::verdict::{ANCESTORS_MAX, Judgement, MESSAGE_MAX, PoolId, Says, Verdict};
+
+/// A request to be made.
+#[derive(Debug, PartialEq)]
+pub(super) enum Change {
+    /// None: the object is not the one that was judged, or has changed since; a new verdict is on its way.
+    Moot,
+    /// By server-side apply.
+    Apply(Value),
+    /// By merge patch.
+    Merge(Value),
+}
+
+/// What makes the status of the object `found` say what `verdict` says; `None` when it does.
+pub(super) fn change(
+    resource: &ApiResource,
+    scope: &Scope,
+    verdict: &Verdict,
+    found: &DynamicObject,
+    now: Timestamp,
+) -> Option<Change> {
+    let metadata = &found.metadata;
+    // An object of a later generation may bear a status that a former leader, whose watch was ahead, wrote on it.
+    if metadata.uid.as_deref() != Some(&*verdict.uid) || metadata.generation > Some(verdict.generation) {
+        return Some(Change::Moot);
+    }
+    let status = &found.data["status"];
+    match &verdict.says {
+        Says::Conditions(judgements) => {
+            let conditions = conditions(judgements, &status["conditions"], verdict.generation, now)?;
+            Some(Change::Apply(json!({
+                "apiVersion": resource.api_version,
+                "kind": resource.kind,
+                "metadata": {"name": metadata.name, "namespace": metadata.namespace, "resourceVersion": metadata.resource_version},
+                "status": {"conditions": conditions},
+            })))
+        }
+        Says::Ancestors(wanted) => {
+            let namespace = metadata.namespace.as_deref().unwrap_or_default();
+            let ancestors = ancestors(wanted, &status["ancestors"], namespace, scope, verdict.generation, now)?;
+            Some(Change::Merge(json!({
+                "metadata": {"resourceVersion": metadata.resource_version},
+                "status": {"ancestors": ancestors},
+            })))
+        }
+    }
+}
+
+/// The conditions as they should be written; `None` when those in `found` say the same.
+fn conditions(judgements: &[Judgement], found: &Value, generation: i64, now: Timestamp) -> Option<Vec<Value>> {
+    let mut is_news = false;
+    let conditions = judgements
+        .iter()
+        .map(|judgement| {
+            let kind = judgement.condition.as_str();
+            let before = elements(found).iter().find(|condition| condition["type"] == kind);
+            let mut condition = json!({
+                "type": kind,
+                "status": judgement.status.as_str(),
+                "reason": judgement.reason.as_str(),
+                "message": &judgement.message[..judgement.message.floor_char_boundary(MESSAGE_MAX)],
+                "observedGeneration": generation,
+            });
+            let since = before.filter(|before| before["status"] == condition["status"]);
+            let since = since.map_or_else(|| json!(Time(now)), |before| before["lastTransitionTime"].clone());
+            condition["lastTransitionTime"] = since;
+            is_news |= before != Some(&condition);
+            condition
+        })
+        .collect();
+    is_news.then_some(conditions)
+}
+
+/// The whole list of ancestors as it should be written; `None` when `found` says the same. What others wrote stays as
+/// it is and where it is.
+fn ancestors(
+    wanted: &BTreeMap<PoolId, Vec<Judgement>>,
+    found: &Value,
+    namespace: &str,
+    scope: &Scope,
+    generation: i64,
+    now: Timestamp,
+) -> Option<Vec<Value>> {
+    let mut wanted = wanted.clone();
+    let mut is_news = false;
+    let mut ancestors: Vec<Value> = Vec::with_capacity(elements(found).len());
+    for entry in elements(found) {
+        let ours = pool_of(entry, namespace).filter(|pool| is_within(scope, pool) || wanted.contains_key(pool));
+        let Some(pool) = ours else {
+            ancestors.push(entry.clone());
+            continue;
+        };
+        // An entry that nobody wants any more is left out, and so is the second of two for one pool.
+        let Some(judgements) = wanted.remove(&pool) else {
+            is_news = true;
+            continue;
+        };
+        match conditions(&judgements, &entry["conditions"], generation, now) {
+            None => ancestors.push(entry.clone()),
+            Some(conditions) => {
+                is_news = true;
+                ancestors.push(ancestor(&pool, conditions));
+            }
+        }
+    }
+    let room = ANCESTORS_MAX.saturating_sub(ancestors.len());
+    if wanted.len() > room {
+        tracing::warn!(namespace, left_out = wanted.len() - room, "a policy's status has no room for more ancestors");
+    }
+    for (pool, judgements) in wanted.into_iter().take(room) {
+        let conditions = conditions(&judgements, &Value::Null, generation, now).unwrap_or_default();
+        ancestors.push(ancestor(&pool, conditions));
+        is_news = true;
+    }
+    is_news.then_some(ancestors)
+}
+
+fn ancestor(pool: &PoolId, conditions: Vec<Value>) -> Value {
+    json!({"ancestorRef": pool.to_ancestor(), "controllerName": CONTROLLER_NAME, "conditions": conditions})
+}
+
+/// Whether this process serves that pool. Two Deployments in a namespace, a pool each, sign with the same controller
+/// name: each leaves the entries about the other's pool alone.
+fn is_within(scope: &Scope, pool: &PoolId) -> bool {
+    match scope {
+        Scope::Pool(key) => pool.key == *key,
+        Scope::Namespace(namespace) => pool.key.namespace == *namespace,
+    }
+}
+
+/// The pool that an entry of ours is about; `None` for an entry that is not ours.
+fn pool_of(entry: &Value, namespace: &str) -> Option<PoolId> {
+    if entry["controllerName"] != CONTROLLER_NAME {
+        return None;
+    }
+    let reference: AncestorReference = serde_json::from_value(entry["ancestorRef"].clone()).ok()?;
+    let group = PoolGroup::parse(reference.group.as_deref()?)?;
+    Some(PoolId { group, key: ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name) })
+}
+
+fn elements(list: &Value) -> &[Value] {
+    list.as_array().map_or(&[], Vec::as_slice)
+}

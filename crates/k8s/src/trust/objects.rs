@@ -1,0 +1,136 @@
+//! The Secret and the ConfigMap, read and written down.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::ObjectMeta;
+
+use super::authority::{Authority, AuthorityError, Certificate, to_text};
+use super::rotation::{Authorities, Published, Step};
+
+/// Says that an object is of our making, and ours to change.
+const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "pointsman");
+/// On the Secret: when its `tls.key` began to sign.
+const SIGNING_SINCE: &str = "pointsman.dev/signing-since";
+/// On the ConfigMap: since when its `ca.crt` is what it is.
+const PUBLISHED_SINCE: &str = "pointsman.dev/published-since";
+/// How far another replica's clock may be ahead of ours; what was written later than that was not written by a clock.
+const SKEW: Duration = Duration::from_secs(3600);
+const CERTIFICATE: &str = "tls.crt";
+const KEY: &str = "tls.key";
+const NEXT_CERTIFICATE: &str = "next.crt";
+const NEXT_KEY: &str = "next.key";
+const BUNDLE: &str = "ca.crt";
+
+/// The CAs in a Secret.
+pub(super) fn read_secret(secret: &Secret, now: SystemTime) -> Result<Authorities, AuthorityError> {
+    let text = |name: &str| {
+        let bytes = secret.data.as_ref().and_then(|data| data.get(name));
+        bytes.and_then(|ByteString(bytes)| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+    };
+    let is_ours = is_ours(&secret.metadata);
+    let signing = Authority::read(text(CERTIFICATE), text(KEY))?;
+    // A next CA that cannot be read is replaced by another: it never signed anything.
+    let next = Some(NEXT_CERTIFICATE).filter(|name| is_ours && !text(name).is_empty());
+    let next = next.and_then(|name| Authority::read(text(name), text(NEXT_KEY)).ok());
+    let roots = if is_ours { Vec::new() } else { Certificate::read_all(text(BUNDLE))? };
+    let signing_since = moment(&secret.metadata, SIGNING_SINCE, now).unwrap_or(SystemTime::UNIX_EPOCH);
+    Ok(Authorities { signing, next, roots, signing_since, is_ours })
+}
+
+/// A Secret with a new CA.
+pub(super) fn new_secret(name: &str, signing: &Authority, now: SystemTime) -> Secret {
+    let mut secret =
+        Secret { metadata: new_metadata(name), type_: Some("kubernetes.io/tls".into()), ..Secret::default() };
+    write_signing(&mut secret, signing, now);
+    secret
+}
+
+/// The Secret after a step; its resourceVersion makes writing it fail if another replica was faster.
+pub(super) fn stepped(
+    secret: &Secret,
+    has: &Authorities,
+    step: Step,
+    life: Duration,
+    now: SystemTime,
+) -> Result<Secret, AuthorityError> {
+    let mut secret = secret.clone();
+    match (step, &has.next) {
+        (Step::Promote, Some(next)) => write_signing(&mut secret, next, now),
+        (Step::MakeNext | Step::Promote, _) => {
+            let next = Authority::make(life, now)?;
+            let data = secret.data.get_or_insert_default();
+            data.insert(NEXT_CERTIFICATE.into(), ByteString(to_text(&next.chain).into_bytes()));
+            data.insert(NEXT_KEY.into(), ByteString(next.key.into_bytes()));
+        }
+    }
+    Ok(secret)
+}
+
+/// Lets that CA sign, and no other one wait.
+fn write_signing(secret: &mut Secret, signing: &Authority, now: SystemTime) {
+    secret.data = Some(BTreeMap::from([
+        (CERTIFICATE.into(), ByteString(to_text(&signing.chain).into_bytes())),
+        (KEY.into(), ByteString(signing.key.clone().into_bytes())),
+    ]));
+    note(&mut secret.metadata, SIGNING_SINCE, now);
+}
+
+/// What a ConfigMap publishes, and whether it needs to be written whatever it publishes. One that somebody else keeps,
+/// such as trust-manager, is believed as it is.
+pub(super) fn read_config_map(config_map: Option<&ConfigMap>, now: SystemTime) -> (Published, bool) {
+    let Some(config_map) = config_map else { return (Published { certificates: Vec::new(), since: now }, true) };
+    let text = config_map.data.as_ref().and_then(|data| data.get(BUNDLE)).map(String::as_str).unwrap_or_default();
+    let certificates = Certificate::read_all(text);
+    let is_broken = certificates.is_err();
+    let certificates = certificates.unwrap_or_default();
+    if !is_ours(&config_map.metadata) {
+        return (Published { certificates, since: SystemTime::UNIX_EPOCH }, false);
+    }
+    let since = moment(&config_map.metadata, PUBLISHED_SINCE, now);
+    (Published { certificates, since: since.unwrap_or(now) }, is_broken || since.is_none())
+}
+
+/// Whether we may write that ConfigMap.
+pub(super) fn may_write(config_map: Option<&ConfigMap>) -> bool {
+    config_map.is_none_or(|config_map| is_ours(&config_map.metadata))
+}
+
+/// The ConfigMap that publishes those certificates from now on.
+pub(super) fn publishing(
+    name: &str,
+    before: Option<&ConfigMap>,
+    certificates: &[Certificate],
+    now: SystemTime,
+) -> ConfigMap {
+    let fresh = || ConfigMap { metadata: new_metadata(name), ..ConfigMap::default() };
+    let mut config_map = before.cloned().unwrap_or_else(fresh);
+    config_map.data.get_or_insert_default().insert(BUNDLE.into(), to_text(certificates));
+    note(&mut config_map.metadata, PUBLISHED_SINCE, now);
+    config_map
+}
+
+fn new_metadata(name: &str) -> ObjectMeta {
+    let labels = BTreeMap::from([(MANAGED_BY.0.into(), MANAGED_BY.1.into())]);
+    ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() }
+}
+
+fn is_ours(metadata: &ObjectMeta) -> bool {
+    metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
+}
+
+fn note(metadata: &mut ObjectMeta, annotation: &str, now: SystemTime) {
+    if let Ok(now) = Timestamp::try_from(now) {
+        metadata.annotations.get_or_insert_default().insert(annotation.into(), now.to_string());
+    }
+}
+
+/// The moment in an annotation, unless it lies ahead.
+fn moment(metadata: &ObjectMeta, annotation: &str, now: SystemTime) -> Option<SystemTime> {
+    let text = metadata.annotations.as_ref()?.get(annotation)?;
+    let moment = SystemTime::from(text.parse::<Timestamp>().ok()?);
+    (moment <= now + SKEW).then_some(moment)
+}

@@ -1,0 +1,225 @@
+//! What the picker thinks of the objects that it reads: the whole wanted status, as the index publishes it.
+//!
+//! A verdict says what should stand in an object's status, never how it gets there ([`crate::status`]). It never speaks
+//! of an InferencePool: that status belongs to the gateways.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use kube::Resource;
+use kube::api::ApiResource;
+
+use crate::api::{
+    AncestorReference, InferenceModel, InferenceModelRewrite, InferenceObjective, ModelGroup, PoolGroup,
+    SchedulingPolicy,
+};
+use crate::key::ObjectKey;
+
+/// Every object that has a verdict. Written by the index alone, as a whole; an unchanged verdict keeps its `Arc`, so
+/// that thousands of them compare by their addresses.
+pub type Verdicts = BTreeMap<Subject, Arc<Verdict>>;
+
+/// An object whose status the picker writes.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Subject {
+    /// What it is.
+    pub kind: SubjectKind,
+    /// Where it stands.
+    pub key: ObjectKey,
+}
+
+/// The kinds whose status the picker writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum SubjectKind {
+    /// Ours; status per ancestor.
+    SchedulingPolicy,
+    /// `inference.networking.x-k8s.io`.
+    InferenceModel,
+    /// In either group.
+    InferenceObjective(ModelGroup),
+    /// In either group.
+    InferenceModelRewrite(ModelGroup),
+}
+
+/// What the picker thinks of one object.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which object is meant: one that was made anew under the same name is another one.
+    pub uid: Arc<str>,
+    /// The `metadata.generation` that was judged.
+    pub generation: i64,
+    /// What it says.
+    pub says: Says,
+}
+
+/// The shape of a verdict: that of the kind's status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Says {
+    /// `status.conditions`. All verdicts on a kind hold the same condition types.
+    Conditions(Vec<Judgement>),
+    /// `status.ancestors`, one entry a pool; at most [`ANCESTORS_MAX`] of them count. A policy that no longer targets
+    /// any pool of this process keeps a verdict without entries, which takes ours out of its status.
+    Ancestors(BTreeMap<PoolId, Vec<Judgement>>),
+}
+
+/// One condition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// What it is about.
+    pub condition: ConditionType,
+    /// Whether it is so.
+    pub status: Truth,
+    /// Why, for machines.
+    pub reason: Reason,
+    /// Why, for people; names the field. What is longer than [`MESSAGE_MAX`] bytes is cut when it is written.
+    pub message: String,
+}
+
+/// A pool as the cluster knows it: those of the two groups are different pools, even under one name.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PoolId {
+    /// Its group.
+    pub group: PoolGroup,
+    /// Where it stands.
+    pub key: ObjectKey,
+}
+
+/// The types of the conditions that the picker writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ConditionType {
+    /// The object is in force.
+    Accepted,
+    /// What it refers to is there.
+    ResolvedRefs,
+}
+
+/// A condition's status.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Truth {
+    /// It is so.
+    True,
+    /// It is not.
+    False,
+    /// It cannot be told yet.
+    Unknown,
+}
+
+/// A condition's reason: those of GEP-713, of the Gateway API Inference Extension, and ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Reason {
+    /// In force.
+    Accepted,
+    /// An older policy has the same target.
+    Conflicted,
+    /// The object says what cannot be.
+    Invalid,
+    /// What it targets is not there.
+    TargetNotFound,
+    /// Not judged yet.
+    Pending,
+    /// An older InferenceModel has the same model name.
+    ModelNameInUse,
+    /// In force, but for fields that this version of the picker does not know.
+    UnknownFields,
+    /// What it refers to is there.
+    ResolvedRefs,
+    /// The object is of a kind that this version of the picker does not read.
+    Unsupported,
+}
+
+/// How many ancestors a policy's status may have, those of other controllers included (GEP-713).
+pub const ANCESTORS_MAX: usize = 16;
+/// How long a message may be, in bytes. The API server takes 32,768 characters; a quarter of that keeps sixteen
+/// ancestors far below what etcd stores, and is more than anybody reads.
+pub const MESSAGE_MAX: usize = 8192;
+
+impl SubjectKind {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::SchedulingPolicy,
+        Self::InferenceModel,
+        Self::InferenceObjective(ModelGroup::LlmD),
+        Self::InferenceObjective(ModelGroup::Experimental),
+        Self::InferenceModelRewrite(ModelGroup::LlmD),
+        Self::InferenceModelRewrite(ModelGroup::Experimental),
+    ];
+
+    /// Group, version, kind and plural.
+    pub fn resource(self) -> ApiResource {
+        match self {
+            Self::SchedulingPolicy => api_resource::<SchedulingPolicy>(&()),
+            Self::InferenceModel => api_resource::<InferenceModel>(&()),
+            Self::InferenceObjective(group) => api_resource::<InferenceObjective>(&group),
+            Self::InferenceModelRewrite(group) => api_resource::<InferenceModelRewrite>(&group),
+        }
+    }
+}
+
+fn api_resource<K: Resource>(dynamic: &K::DynamicType) -> ApiResource {
+    ApiResource::erase::<K>(dynamic)
+}
+
+impl PoolId {
+    /// How a policy's status refers to it.
+    pub fn to_ancestor(&self) -> AncestorReference {
+        AncestorReference::to_pool(self.group, &self.key.namespace, &self.key.name)
+    }
+}
+
+impl ConditionType {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::ResolvedRefs => "ResolvedRefs",
+        }
+    }
+}
+
+impl Truth {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::True => "True",
+            Self::False => "False",
+            Self::Unknown => "Unknown",
+        }
+    }
+}
+
+impl From<bool> for Truth {
+    fn from(is_so: bool) -> Self {
+        if is_so { Self::True } else { Self::False }
+    }
+}
+
+impl Reason {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "Accepted",
+            Self::Conflicted => "Conflicted",
+            Self::Invalid => "Invalid",
+            Self::TargetNotFound => "TargetNotFound",
+            Self::Pending => "Pending",
+            Self::ModelNameInUse => "ModelNameInUse",
+            Self::UnknownFields => "UnknownFields",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::Unsupported => "Unsupported",
+        }
+    }
+}
+
+impl fmt::Display for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let resource = self.kind.resource();
+        write!(f, "{}.{} {}", resource.plural, resource.group, self.key)
+    }
+}
+
+impl fmt::Display for PoolId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.key, self.group.as_str())
+    }
+}

@@ -1,0 +1,273 @@
+//! Pools from Kubernetes: what the cluster says becomes running pools, and what is thought of it goes back.
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use kube::Client;
+use pointsman_core::registry::Registry;
+use pointsman_extproc::settings::PickerService;
+use pointsman_k8s::cluster::{ClusterView, follow};
+use pointsman_k8s::events::{Notice, NoticeMetrics, NoticeReason, Notices, Publisher, notices};
+use pointsman_k8s::index::{News, Picture, PoolNews, Scope};
+use pointsman_k8s::key::ObjectKey;
+use pointsman_k8s::lease::{Election, HaMode, Leadership, LeaseOptions, LeaseTiming, leadership};
+use pointsman_k8s::status::{self, StatusMetrics};
+use pointsman_k8s::trust::authority::Leaf;
+use pointsman_k8s::trust::{Periods, Trust, TrustOptions};
+use pointsman_k8s::verdict::Verdicts;
+use prometheus_client::registry::Registry as MetricsRegistry;
+use serde_json::{Map, Value, json};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::pools::RunningPools;
+use super::supervisor::Supervisor;
+use crate::args::{HaModeArg, ServeArgs};
+
+/// News on their way to the pools. They hold whole member lists, so few of them wait at once.
+const NEWS: usize = 4;
+
+/// Where pools come from, and the way back.
+pub(crate) struct ClusterSource {
+    client: Client,
+    scope: Scope,
+    registry: Registry,
+    election: Election,
+    publisher: Publisher,
+    notices: Notices,
+    statuses: StatusMetrics,
+    trust: Option<Trust>,
+    /// What others see of it.
+    pub(crate) standing: Standing,
+    view: watch::Sender<ClusterView>,
+}
+
+/// How things stand between this replica and its cluster. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(crate) struct Standing {
+    scope: Scope,
+    pub(crate) view: watch::Receiver<ClusterView>,
+    pub(crate) leadership: Leadership,
+    /// The Lease that replicas share.
+    lease: ObjectKey,
+    /// The name of the Secret and the ConfigMap that hold the CA that replicas share; absent when they do not.
+    trust: Option<String>,
+    /// This replica's certificate under the CA that replicas share; absent when it serves another one.
+    pub(crate) issued: Option<watch::Receiver<Option<Arc<Leaf>>>>,
+}
+
+impl Standing {
+    /// Why this replica should not get requests; empty when it should.
+    pub(crate) fn obstacles(&self) -> Vec<String> {
+        let mut obstacles = self.faults();
+        if obstacles.is_empty() && !self.leadership.serves() {
+            obstacles.push(format!("another replica leads: {:?}", self.leadership.view.borrow().holder));
+        }
+        obstacles
+    }
+
+    /// What somebody has to mend before this replica can serve.
+    fn faults(&self) -> Vec<String> {
+        let mut faults = self.view.borrow().obstacles(&self.scope);
+        if self.issued.as_ref().is_some_and(|issued| issued.borrow().is_none()) {
+            let mend = "the log says what is in the way of the Secret and the ConfigMap of --service-name";
+            faults.push(format!("there is no certificate that gateways could verify: {mend}"));
+        }
+        faults
+    }
+
+    /// Waits until something of it changed. Who writes it lives as long as the process.
+    pub(crate) async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.view.changed() => {}
+            Ok(()) = self.leadership.serving.changed() => {}
+            Ok(()) = super::tls::next(&mut self.issued) => {}
+            else => std::future::pending().await,
+        }
+    }
+
+    /// For the admin page.
+    pub(crate) fn describe(&self, server: &str) -> Value {
+        let obstacles = self.faults();
+        let view = self.view.borrow();
+        let watches: Map<String, Value> =
+            view.watches.iter().map(|(kind, state)| (kind.to_string(), format!("{state:?}").into())).collect();
+        let lease = self.leadership.view.borrow();
+        json!({
+            "scope": Shown(&self.scope).to_string(),
+            "pools": view.pools,
+            "watches": watches,
+            "obstacles": obstacles,
+            "lease": {
+                "namespace": &*self.lease.namespace,
+                "name": &*self.lease.name,
+                "holds": lease.holds,
+                "holder": format!("{:?}", lease.holder),
+            },
+            "trust": self.trust,
+            "serving": self.leadership.serves(),
+            "server": server,
+        })
+    }
+}
+
+/// The scope that the flags ask for; `None` where pools come from a file.
+pub(crate) fn scope(args: &ServeArgs, default_namespace: &str) -> Option<Scope> {
+    let namespace = args.pool_namespace.as_deref().unwrap_or(default_namespace);
+    match &args.pool_name {
+        Some(name) => Some(Scope::Pool(ObjectKey::new(namespace, name))),
+        None if args.all_pools => Some(Scope::Namespace(namespace.into())),
+        None => None,
+    }
+}
+
+impl ClusterSource {
+    /// Finds the cluster, as kubectl would or as a pod does. Nothing is asked of it yet: one that is away stops nobody.
+    pub(crate) async fn find(args: &ServeArgs, registry: Registry, metrics: &mut MetricsRegistry) -> Result<Self> {
+        let config = kube::Config::infer()
+            .await
+            .context("finding the cluster: run in a pod with a ServiceAccount, or set KUBECONFIG")?;
+        let own_namespace = std::env::var("POD_NAMESPACE").unwrap_or_else(|_| config.default_namespace.clone());
+        let scope = scope(args, &own_namespace).context("neither --pool-name nor --all-pools is given")?;
+        let client = Client::try_from(config).context("the cluster's configuration cannot be used")?;
+        let identity = identity();
+        let lease_name = args.lease_name.clone().unwrap_or_else(|| default_lease(&scope));
+        let trust = args.service_name.as_ref().filter(|_| args.secure_serving).map(|service| {
+            let (namespace, service) = (own_namespace.clone(), service.clone());
+            TrustOptions { namespace, service, periods: Periods::default() }
+        });
+        let shared_ca = trust.as_ref().map(TrustOptions::object_name);
+        let (trust, issued) = trust.map(|options| Trust::new(client.clone(), options)).unzip();
+        let lease = ObjectKey::new(&own_namespace, &lease_name);
+        let mode = match args.ha_mode {
+            HaModeArg::ActiveActive => HaMode::ActiveActive,
+            HaModeArg::Leader => HaMode::Leader,
+        };
+        let options = LeaseOptions {
+            namespace: own_namespace,
+            name: lease_name,
+            identity: identity.clone(),
+            mode,
+            timing: LeaseTiming::of(mode),
+        };
+        tracing::info!(scope = %Shown(&scope), lease = options.name, identity, "pools come from Kubernetes");
+        let (election, leadership) = leadership(client.clone(), options);
+        let holds = leadership.holds.clone();
+        let (notices, publisher) = notices(client.clone(), &identity, holds, NoticeMetrics::register(metrics));
+        let statuses = StatusMetrics::register(metrics);
+        let (view, seen) = watch::channel(ClusterView::default());
+        let standing = Standing { scope: scope.clone(), view: seen, leadership, lease, trust: shared_ca, issued };
+        Ok(Self { client, scope, registry, election, publisher, notices, statuses, trust, standing, view })
+    }
+
+    /// Starts everything, for as long as the process lives; the Lease is given up when `leave` is cancelled.
+    pub(crate) fn start(self, pools: RunningPools, supervisor: &Supervisor, leave: CancellationToken) -> Standing {
+        let (tell, news) = mpsc::channel(NEWS);
+        let (judge, verdicts) = watch::channel(Arc::default());
+        let holds = self.standing.leadership.holds.clone();
+        supervisor.spawn("cluster", follow(self.client.clone(), self.scope.clone(), self.registry, tell, self.view));
+        supervisor.spawn("pools", ClusterPools { pools, notices: self.notices, judge }.keep_true(news));
+        supervisor.spawn("status", status::write(self.client, self.scope, verdicts, holds, self.statuses));
+        supervisor.spawn("events", self.publisher.run());
+        if let Some(trust) = self.trust {
+            supervisor.spawn("trust", trust.keep());
+        }
+        supervisor.spawn("lease", async move {
+            self.election.run(leave).await;
+            // It ends because the process does, which is then in the middle of draining.
+            std::future::pending::<()>().await
+        });
+        self.standing
+    }
+}
+
+/// The running pools, and where what comes with their news goes.
+struct ClusterPools {
+    pools: RunningPools,
+    notices: Notices,
+    judge: watch::Sender<Arc<Verdicts>>,
+}
+
+impl ClusterPools {
+    /// Applies what is told of the cluster until nobody tells any more.
+    async fn keep_true(mut self, mut news: mpsc::Receiver<News>) {
+        while let Some(news) = news.recv().await {
+            self.apply(news).await;
+        }
+    }
+
+    async fn apply(&mut self, news: News) {
+        let mut are_others = false;
+        for pool in news.pools {
+            match pool {
+                PoolNews::Gone(key) => {
+                    self.pools.stop(&key.to_string());
+                    are_others = true;
+                }
+                PoolNews::Is(picture) => are_others |= self.draw(*picture).await,
+            }
+        }
+        if are_others {
+            self.pools.show().await;
+        }
+        if let Some(verdicts) = news.verdicts {
+            self.judge.send_replace(verdicts);
+        }
+        for notice in news.notices {
+            log(&notice);
+            self.notices.tell(notice);
+        }
+    }
+
+    /// Makes a pool what its picture shows; says whether that concerns more than the pool itself.
+    async fn draw(&mut self, picture: Picture) -> bool {
+        let Picture { key, members, policy, picker } = picture;
+        let name = key.to_string();
+        let is_new = self.pools.names().all(|running| running != name);
+        if let Some(policy) = policy {
+            self.pools.set_policy(&name, policy).await;
+        }
+        if let Some(members) = members {
+            self.pools.set_members(&name, members).await;
+        }
+        let service = picker.map(|service| PickerService { namespace: service.namespace, name: service.name });
+        self.pools.set_picker(&name, service) || is_new
+    }
+}
+
+/// What is told as an Event stands in the log too: Events need a Lease and an API server.
+fn log(notice: &Notice) {
+    let (pool, message) = (&notice.regarding.key, &notice.message);
+    match notice.reason {
+        NoticeReason::NoReadyEndpoints | NoticeReason::PolicyRejected => {
+            tracing::warn!(%pool, reason = notice.reason.as_str(), message, "notice");
+        }
+        reason => tracing::info!(%pool, reason = reason.as_str(), message, "notice"),
+    }
+}
+
+/// A name for this replica that no other start of it has.
+fn identity() -> String {
+    let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "pointsman".into());
+    format!("{host}-{:08x}", super::random_seed() as u32)
+}
+
+fn default_lease(scope: &Scope) -> String {
+    match scope {
+        Scope::Pool(pool) => format!("pointsman-{}", pool.name),
+        Scope::Namespace(_) => "pointsman".to_owned(),
+    }
+}
+
+/// A scope for the log.
+struct Shown<'a>(&'a Scope);
+
+impl fmt::Display for Shown<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Scope::Pool(pool) => write!(f, "{pool}"),
+            Scope::Namespace(namespace) => write!(f, "all pools of {namespace}"),
+        }
+    }
+}

@@ -1,0 +1,207 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use pointsman_tests::client::Client;
+use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack};
+use pointsman_tests::control_plane::ControlPlane;
+use pointsman_tests::depth;
+use tokio::task::JoinSet;
+
+use crate::cluster::plane;
+
+/// Clients that ask at once, one request after the other.
+const CLIENTS: usize = 8;
+/// How long a client rests between two requests.
+const REST: Duration = Duration::from_millis(10);
+/// How long picks may stay away when the replica that served died or stopped (issue 5's Show).
+const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long the picker may take to be right again after an outage of the API server (issue 5's Show).
+const RECOVERY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Clients that ask for `url` all the time, until they are told to end.
+struct Load {
+    goes_on: Arc<AtomicBool>,
+    clients: JoinSet<Vec<Asked>>,
+}
+
+/// One request: when it ended, and how; `None` is no answer at all.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    at: Instant,
+    status: Option<u16>,
+}
+
+impl Load {
+    fn begin(url: &str) -> Self {
+        let goes_on = Arc::new(AtomicBool::new(true));
+        let mut clients = JoinSet::new();
+        for _ in 0..CLIENTS {
+            let (goes_on, url) = (Arc::clone(&goes_on), format!("{url}/v1/models"));
+            clients.spawn(async move {
+                let client = Client::new();
+                let mut asked = Vec::new();
+                while goes_on.load(Ordering::Relaxed) {
+                    let status = client.get(&url, &[]).await.ok().map(|answer| answer.status);
+                    asked.push(Asked { at: Instant::now(), status });
+                    tokio::time::sleep(REST).await;
+                }
+                asked
+            });
+        }
+        Self { goes_on, clients }
+    }
+
+    /// Everything that was asked, in the order in which it ended.
+    async fn end(self) -> Vec<Asked> {
+        self.goes_on.store(false, Ordering::Relaxed);
+        let mut asked = self.clients.join_all().await.concat();
+        asked.sort_by_key(|asked| asked.at);
+        asked
+    }
+}
+
+fn is_failed(asked: &&Asked) -> bool {
+    asked.status != Some(200)
+}
+
+/// The time from `since` to the first answer after the last failure; zero when nothing failed.
+fn recovery(asked: &[Asked], since: Instant) -> Duration {
+    let last_failure = asked.iter().rposition(|asked| is_failed(&asked));
+    let recovered = last_failure.and_then(|at| asked.get(at + 1));
+    recovered.map_or(Duration::ZERO, |asked| asked.at.saturating_duration_since(since))
+}
+
+/// A stack whose pool has two servers, once it answers.
+async fn served(plane: &ControlPlane, plan: ClusterPlan) -> Result<ClusterStack<'_>> {
+    let stack = ClusterStack::start(plane, plan).await?;
+    stack.namespace.apply(&stack.pool("pool")).await?;
+    for server in 0..stack.servers.len() {
+        stack.namespace.pod(&stack.pod(server, "pool")).await?;
+    }
+    stack.until_answered(0).await?;
+    Ok(stack)
+}
+
+/// The picker that serves in leader mode, once exactly one does.
+async fn leader(stack: &ClusterStack<'_>) -> Result<usize> {
+    let deadline = Instant::now() + TAKE_OVER_DEADLINE;
+    loop {
+        let mut serving = Vec::new();
+        for picker in 0..stack.pickers.len() {
+            let shown = stack.admin(picker, "/debug/config").await;
+            if shown.is_ok_and(|shown| shown["serving"] == true && shown["lease"]["holds"] == true) {
+                serving.push(picker);
+            }
+        }
+        if let [leader] = serving[..] {
+            return Ok(leader);
+        }
+        ensure!(Instant::now() < deadline, "no leader alone: {serving:?} serve\n{}", stack.logs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn leader_plan() -> ClusterPlan {
+    ClusterPlan { pickers: 2, flags: vec!["--ha-mode", "leader"], ..ClusterPlan::new(2) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_is_away_costs_no_request_and_is_caught_up_with() -> Result<()> {
+    let plane = ControlPlane::start().await?;
+    plane.install_upstream_crds("1.6.0").await?;
+    plane.install_our_crds().await?;
+    let outage = depth::at(Duration::from_secs(10), Duration::from_secs(60));
+    let stack = served(&plane, ClusterPlan::new(2)).await?;
+    let load = Load::begin(&stack.url(0));
+    plane.stop_api_server().await?;
+    plane.compact_etcd().await?;
+    tokio::time::sleep(outage).await;
+    plane.restart_api_server().await?;
+    stack.namespace.set_ready("server-0", false).await?;
+    let changed = Instant::now();
+    let has_one = |page: &serde_json::Value| page[0]["endpoints"].as_array().is_some_and(|all| all.len() == 1);
+    stack.until_admin(0, "/debug/pools", has_one).await?;
+    let took = changed.elapsed();
+    let asked = load.end().await;
+    let failed = asked.iter().filter(is_failed).count();
+    println!("API server away for {outage:?}: {failed} of {} requests failed; caught up in {took:?}", asked.len());
+    ensure!(failed == 0, "{failed} of {} requests failed\n{}", asked.len(), stack.logs());
+    ensure!(took < RECOVERY_DEADLINE, "caught up only after {took:?}\n{}", stack.logs());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_takes_over_when_the_leader_is_killed() -> Result<()> {
+    let plane = plane().await;
+    let mut stack = served(plane, leader_plan()).await?;
+    let first = leader(&stack).await?;
+    stack.until_answered(0).await?;
+    let load = Load::begin(&stack.url(0));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let killed = Instant::now();
+    stack.pickers[first].kill().await?;
+    let second = leader(&stack).await?;
+    stack.until_answered(0).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let asked = load.end().await;
+    let took = recovery(&asked, killed);
+    println!("leader killed: serving again after {took:?}");
+    ensure!(second != first && took < TAKE_OVER_DEADLINE, "serving again after {took:?}\n{}", stack.logs());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_was_stopped_and_wakes_does_not_serve() -> Result<()> {
+    let plane = plane().await;
+    let stack = served(plane, leader_plan()).await?;
+    let first = leader(&stack).await?;
+    let load = Load::begin(&stack.url(0));
+    let stopped = Instant::now();
+    stack.pickers[first].signal("STOP").await?;
+    let other = 1 - first;
+    stack.until_admin(other, "/debug/config", |page| page["lease"]["holds"] == true).await?;
+    stack.until_answered(0).await?;
+    let took_over = Instant::now();
+    let rest = depth::at(Duration::from_secs(8), Duration::from_secs(30));
+    tokio::time::sleep(rest.saturating_sub(stopped.elapsed())).await;
+    stack.pickers[first].signal("CONT").await?;
+    // From its first answer on it says that it does not serve.
+    for _ in 0..40 {
+        let shown = stack.admin(first, "/debug/config").await?;
+        ensure!(shown["serving"] == false, "the woken leader serves: {shown:#}\n{}", stack.logs());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let asked = load.end().await;
+    let after: Vec<Asked> = asked.iter().filter(|asked| asked.at > took_over).copied().collect();
+    let failed = after.iter().filter(is_failed).count();
+    println!("leader stopped: serving again after {:?}", recovery(&asked, stopped));
+    ensure!(leader(&stack).await? == other, "the woken one leads again");
+    ensure!(failed == 0, "{failed} of {} requests failed after the take-over\n{}", after.len(), stack.logs());
+    ensure!(recovery(&asked, stopped) < TAKE_OVER_DEADLINE, "{:?}", recovery(&asked, stopped));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_serve_one_may_die() -> Result<()> {
+    let plane = plane().await;
+    let mut stack = served(plane, ClusterPlan { pickers: 2, ..ClusterPlan::new(2) }).await?;
+    for picker in 0..2 {
+        stack
+            .until_admin(picker, "/debug/config", |page| page["obstacles"].as_array().is_some_and(Vec::is_empty))
+            .await?;
+    }
+    let load = Load::begin(&stack.url(0));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let killed = Instant::now();
+    stack.pickers[0].kill().await?;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    let asked = load.end().await;
+    // The hundred requests that ended from the kill on.
+    let near: Vec<Asked> = asked.iter().filter(|asked| asked.at >= killed).take(100).copied().collect();
+    let (failed, all) = (near.iter().filter(is_failed).count(), asked.iter().filter(is_failed).count());
+    println!("one of two killed: {failed} of the next {} failed, {all} of {} in all", near.len(), asked.len());
+    ensure!(near.len() == 100 && failed <= 2 && all <= 2, "{failed} of 100, {all} in all\n{}", stack.logs());
+    Ok(())
+}
