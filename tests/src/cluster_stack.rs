@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pointsman_envoy::bootstrap::{BootstrapOptions, Peer, PoolWiring, bootstrap, to_yaml};
-use pointsman_k8s::rbac::Install;
 use pointsman_sim::{SimConfig, SimHandle, SimServer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::Instant;
+use tonic::transport::Channel;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::client::{Answer, Client};
 use crate::control_plane::{ControlPlane, Namespace, PodPlan};
@@ -87,7 +90,7 @@ impl<'plane> ClusterStack<'plane> {
         let namespace = plane.namespace("stack").await?;
         let folder = tempfile::tempdir()?;
         namespace.service_account(PICKER).await?;
-        namespace.apply(&roles(&namespace.name)).await?;
+        namespace.apply(&roles(&namespace.name, &[]).await?).await?;
         let kubeconfig = plane.kubeconfig_for(&namespace.token(PICKER).await?)?;
         let mut servers = Vec::new();
         for number in 0..u8::try_from(plan.servers)? {
@@ -187,6 +190,12 @@ impl<'plane> ClusterStack<'plane> {
         }
     }
 
+    /// Whom gateways ask whether a picker takes requests.
+    pub async fn health(&self, picker: usize) -> Result<HealthClient<Channel>> {
+        let url = format!("http://{}", self.picker_address(picker, 9002));
+        Ok(HealthClient::new(Channel::from_shared(url)?.connect().await?))
+    }
+
     /// Gets a page of a picker's admin listener.
     pub async fn admin(&self, picker: usize, page: &str) -> Result<Value> {
         let url = format!("http://{}{page}", self.picker_address(picker, 9091));
@@ -227,7 +236,18 @@ impl<'plane> ClusterStack<'plane> {
         }
     }
 
-    /// The namespace's Events, a line each, once there is one.
+    /// Waits until the namespace's Events, a line each, contain all of this.
+    pub async fn until_events(&self, plane: &ControlPlane, expected: &[&str]) -> Result<()> {
+        let deadline = Instant::now() + CHANGE_DEADLINE;
+        loop {
+            let events = self.events(plane).await?;
+            let Some(missing) = expected.iter().find(|expected| !events.contains(**expected)) else { return Ok(()) };
+            ensure!(Instant::now() < deadline, "no Event says {missing:?}:\n{events}\n{}", self.logs());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// The namespace's Events, a line each.
     pub async fn events(&self, plane: &ControlPlane) -> Result<String> {
         let columns = "custom-columns=REASON:.reason,NOTE:.message";
         let listing = ["-n", &self.namespace.name, "get", "events", "-o", columns];
@@ -241,30 +261,25 @@ impl<'plane> ClusterStack<'plane> {
     }
 }
 
+/// Whether a picker takes requests, as it tells gateways.
+pub async fn takes_requests(health: &mut HealthClient<Channel>) -> Result<bool> {
+    let answer = health.check(HealthCheckRequest { service: String::new() }).await?;
+    Ok(answer.into_inner().status() == ServingStatus::Serving)
+}
+
 /// A manifest as JSON, one document among others.
 pub fn manifest(api_version: &str, kind: &str, name: &str, spec: Value) -> String {
     let object = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec});
     format!("---\n{object}\n")
 }
 
-/// The pickers' Role and its binding, in one namespace with the pools.
-fn roles(namespace: &str) -> String {
-    let install = Install {
-        name: PICKER.into(),
-        pools_namespace: namespace.into(),
-        picker_namespace: namespace.into(),
-        lease: PICKER.into(),
-        trust: None,
-    };
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": PICKER},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": PICKER},
-        "subjects": [{"kind": "ServiceAccount", "name": PICKER, "namespace": namespace}],
-    });
-    let roles = install.roles().into_iter().map(|role| format!("---\n{}\n", json!(role)));
-    roles.chain([format!("---\n{binding}\n")]).collect()
+/// What a picker needs to be granted in a namespace, as `pointsman roles` prints it for a ServiceAccount `picker`.
+pub async fn roles(namespace: &str, flags: &[&str]) -> Result<String> {
+    let mut command = Command::new(built("pointsman", "pointsman")?);
+    command.args(["roles", "-n", namespace, "--service-account", PICKER, "--lease-name", PICKER]).args(flags);
+    let output = command.output().await.context("running pointsman roles")?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 fn listener(namespace: &Namespace<'_>, pool: usize) -> SocketAddr {

@@ -1,7 +1,10 @@
 use anyhow::Result;
-use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack, manifest};
-use pointsman_tests::control_plane::ControlPlane;
+use pointsman_tests::cluster_stack::{CHANGE_DEADLINE, ClusterPlan, ClusterStack, manifest};
+use pointsman_tests::control_plane::{ControlPlane, PodPlan};
 use serde_json::{Value, json};
+
+/// A host of the test's network where nobody listens.
+const NOBODY_HOST: u8 = 99;
 
 /// The shared control plane, with our CRDs too.
 pub(crate) async fn plane() -> &'static ControlPlane {
@@ -164,6 +167,54 @@ async fn a_cordoned_pod_gets_nothing_new_until_it_is_uncordoned() -> Result<()> 
     stack.until_served_by(0, "server-0").await?;
     let events = stack.events(plane).await?;
     assert!(events.contains("wrong answers") && events.contains("Uncordoned"), "{events}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn events_say_who_leads_and_which_servers_do_not_tell_their_load() -> Result<()> {
+    let plane = plane().await;
+    let stack = ClusterStack::start(plane, ClusterPlan::new(1)).await?;
+    stack.namespace.apply(&stack.pool("pool")).await?;
+    stack.namespace.pod(&stack.pod(0, "pool")).await?;
+    stack.until_events(plane, &["BecameLeader", "picker-0"]).await?;
+    let nobody = stack.namespace.network.ip(NOBODY_HOST);
+    stack.namespace.pod(&PodPlan::new("silent", "pool", nobody)).await?;
+    stack.until_events(plane, &["ScrapeFailing", "1 of 2 endpoints do not tell their load", "silent: "]).await
+}
+
+#[tokio::test]
+async fn requests_follow_a_change_of_the_objective_that_they_name() -> Result<()> {
+    let plane = plane().await;
+    let folder = tempfile::tempdir()?;
+    let file = folder.path().join("server.yaml");
+    std::fs::write(&file, "server: {trust: {objective: true}}\n")?;
+    // The flags of a plan live as long as the test program.
+    let flags = vec!["--config", file.to_str().unwrap().to_owned().leak()];
+    let stack = ClusterStack::start(plane, ClusterPlan { flags, ..ClusterPlan::new(1) }).await?;
+    stack.namespace.apply(&stack.pool("pool")).await?;
+    stack.namespace.pod(&stack.pod(0, "pool")).await?;
+    stack.until_answered(0).await?;
+    for priority in [7, -3] {
+        let spec = json!({"priority": priority, "poolRef": {"name": "pool"}});
+        let api_version = "inference.networking.x-k8s.io/v1alpha2";
+        stack.namespace.apply(&manifest(api_version, "InferenceObjective", "urgent", spec)).await?;
+        let url = format!("{}/v1/models", stack.url(0));
+        let is_followed =
+            |page: &Value| page.as_array().into_iter().flatten().any(|decision| decision["priority"] == priority);
+        let deadline = tokio::time::Instant::now() + CHANGE_DEADLINE;
+        loop {
+            stack.client.get(&url, &[("x-gateway-inference-objective", "urgent")]).await?;
+            if is_followed(&stack.admin(0, "/debug/decisions").await?) {
+                break;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "priority {priority} is not followed\n{}", stack.logs());
+        }
+        stack
+            .until_object(plane, "inferenceobjectives.inference.networking.x-k8s.io", "urgent", |object| {
+                condition(object, "Accepted") == Some(("True".into(), "Accepted".into()))
+            })
+            .await?;
+    }
     Ok(())
 }
 

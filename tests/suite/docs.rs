@@ -1,9 +1,12 @@
 use std::fmt::Write;
 
+use anyhow::Result;
 use pointsman::config_file;
 use pointsman_core::reason::Reason;
 use pointsman_core::registry::{PluginDef, Registry};
 use pointsman_tests::process::repository;
+
+use crate::cluster::plane;
 
 const BEGIN: &str = "<!-- plugins: written by the suite with POINTSMAN_UPDATE_DOCS=1 -->\n";
 const END: &str = "<!-- end of plugins -->\n";
@@ -43,12 +46,32 @@ fn the_readme_tells_every_reason() {
     }
 }
 
+fn yaml_blocks(readme: &str) -> impl Iterator<Item = &str> {
+    readme.split("```yaml\n").skip(1).filter_map(|block| block.split("```").next())
+}
+
+fn is_manifest(yaml: &str) -> bool {
+    yaml.starts_with("apiVersion:")
+}
+
+#[tokio::test]
+async fn every_manifest_in_the_readme_is_taken_by_the_api_server() -> Result<()> {
+    let plane = plane().await;
+    let readme = std::fs::read_to_string(repository().join("README.md"))?;
+    plane.kubectl(&["create", "namespace", "ai"], "").await?;
+    let manifests: Vec<_> = yaml_blocks(&readme).filter(|yaml| is_manifest(yaml)).collect();
+    assert!(!manifests.is_empty());
+    for manifest in manifests {
+        plane.apply(manifest).await?;
+    }
+    Ok(())
+}
+
 #[test]
 fn every_configuration_in_the_readme_loads() {
     let readme = std::fs::read_to_string(repository().join("README.md")).unwrap();
     let mut found = 0;
-    for block in readme.split("```yaml\n").skip(1) {
-        let yaml = block.split("```").next().unwrap();
+    for yaml in yaml_blocks(&readme).filter(|yaml| !is_manifest(yaml)) {
         let whole = format!("endpoints: [{{name: a, address: 10.0.0.1, port: 8000}}]\n{yaml}");
         if let Err(problems) = config_file::parse(&whole, &Registry::default()) {
             panic!("{}\n{yaml}", config_file::render_problems("README.md", &problems));

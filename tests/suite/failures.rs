@@ -11,7 +11,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::chat;
 
 /// A server that takes seconds for an answer of 100 tokens.
-fn slow() -> EngineConfig {
+pub(crate) fn slow() -> EngineConfig {
     EngineConfig { step_base_ms: 30.0, ..EngineConfig::default() }
 }
 
@@ -24,7 +24,7 @@ fn slow_plan() -> Plan {
 }
 
 /// A whole SSE answer ends with this; one that lacks it must not look whole.
-fn is_whole(streamed: &Streamed) -> bool {
+pub(crate) fn is_whole(streamed: &Streamed) -> bool {
     let text: Vec<u8> = streamed.chunks.iter().flat_map(|(_, chunk)| chunk.to_vec()).collect();
     text.ends_with(b"data: [DONE]\n\n")
 }

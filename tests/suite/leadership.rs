@@ -6,10 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context, Result, ensure};
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::Api;
-use pointsman_k8s::rbac::Install;
 use pointsman_k8s::trust::authority::Leaf;
 use pointsman_k8s::trust::{Periods, Trust, TrustOptions};
-use pointsman_tests::cluster_stack::{CHANGE_DEADLINE, ClusterPlan, ClusterStack, manifest};
+use pointsman_tests::cluster_stack::{CHANGE_DEADLINE, ClusterPlan, ClusterStack, manifest, roles};
 use pointsman_tests::control_plane::{ControlPlane, Namespace};
 use pointsman_tests::depth;
 use pointsman_tests::process::{Program, built};
@@ -209,26 +208,8 @@ async fn what_other_controllers_say_in_a_status_stays() -> Result<()> {
 
 /// A ServiceAccount `picker` with exactly the Role that a picker with a CA of its own needs; its token.
 async fn picker_token(namespace: &Namespace<'_>) -> Result<String> {
-    let name = namespace.name.clone();
-    let install = Install {
-        name: "picker".into(),
-        pools_namespace: name.clone(),
-        picker_namespace: name.clone(),
-        lease: "picker".into(),
-        trust: Some("picker-ca".into()),
-    };
     namespace.service_account("picker").await?;
-    for role in install.roles() {
-        namespace.apply(&json!(role).to_string()).await?;
-    }
-    let binding = json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1",
-        "kind": "RoleBinding",
-        "metadata": {"name": "picker"},
-        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "picker"},
-        "subjects": [{"kind": "ServiceAccount", "name": "picker", "namespace": name}],
-    });
-    namespace.apply(&binding.to_string()).await?;
+    namespace.apply(&roles(&namespace.name, &["--service-name", "picker"]).await?).await?;
     namespace.token("picker").await
 }
 

@@ -3,13 +3,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use pointsman_sim::SimConfig;
 use pointsman_tests::client::Client;
-use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack};
+use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack, takes_requests};
 use pointsman_tests::control_plane::ControlPlane;
 use pointsman_tests::depth;
+use pointsman_tests::stack::fast;
 use tokio::task::JoinSet;
 
 use crate::cluster::plane;
+use crate::failures::{is_whole, slow};
 
 /// Clients that ask at once, one request after the other.
 const CLIENTS: usize = 8;
@@ -159,6 +162,8 @@ async fn a_leader_that_was_stopped_and_wakes_does_not_serve() -> Result<()> {
     let first = leader(&stack).await?;
     let load = Load::begin(&stack.url(0));
     let stopped = Instant::now();
+    let mut health = stack.health(first).await?;
+    ensure!(takes_requests(&mut health).await?, "the leader takes no requests\n{}", stack.logs());
     stack.pickers[first].signal("STOP").await?;
     let other = 1 - first;
     stack.until_admin(other, "/debug/config", |page| page["lease"]["holds"] == true).await?;
@@ -167,8 +172,9 @@ async fn a_leader_that_was_stopped_and_wakes_does_not_serve() -> Result<()> {
     let rest = depth::at(Duration::from_secs(8), Duration::from_secs(30));
     tokio::time::sleep(rest.saturating_sub(stopped.elapsed())).await;
     stack.pickers[first].signal("CONT").await?;
-    // From its first answer on it says that it does not serve.
+    // From its first answer on it says that it does not serve, to gateways above all.
     for _ in 0..40 {
+        ensure!(!takes_requests(&mut health).await?, "the woken leader takes requests\n{}", stack.logs());
         let shown = stack.admin(first, "/debug/config").await?;
         ensure!(shown["serving"] == false, "the woken leader serves: {shown:#}\n{}", stack.logs());
         tokio::time::sleep(Duration::from_millis(50)).await;
@@ -180,6 +186,35 @@ async fn a_leader_that_was_stopped_and_wakes_does_not_serve() -> Result<()> {
     ensure!(leader(&stack).await? == other, "the woken one leads again");
     ensure!(failed == 0, "{failed} of {} requests failed after the take-over\n{}", after.len(), stack.logs());
     ensure!(recovery(&asked, stopped) < TAKE_OVER_DEADLINE, "{:?}", recovery(&asked, stopped));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leader_that_is_told_to_go_hands_over_and_finishes_what_it_began() -> Result<()> {
+    let plane = plane().await;
+    let mut stack =
+        served(plane, ClusterPlan { server: SimConfig { engine: slow(), ..fast() }, ..leader_plan() }).await?;
+    let first = leader(&stack).await?;
+    let (client, url) = (Client::new(), format!("{}/v1/chat/completions", stack.url(0)));
+    let body = crate::chat(100, 100, true).to_string();
+    let streams: Vec<_> = (0..8)
+        .map(|_| {
+            let (client, url, body) = (client.clone(), url.clone(), body.clone());
+            tokio::spawn(async move { client.stream(&url, body).await })
+        })
+        .collect();
+    let is_open = |page: &serde_json::Value| {
+        let endpoints = page[0]["endpoints"].as_array().into_iter().flatten();
+        endpoints.filter_map(|endpoint| endpoint["openResponses"].as_u64()).sum::<u64>() == 8
+    };
+    stack.until_admin(first, "/debug/pools", is_open).await?;
+    stack.pickers[first].signal("TERM").await?;
+    ensure!(leader(&stack).await? != first, "the one that goes leads\n{}", stack.logs());
+    for stream in streams {
+        let streamed = stream.await??;
+        ensure!(streamed.error.is_none() && is_whole(&streamed), "cut: {streamed:?}\n{}", stack.logs());
+    }
+    ensure!(stack.pickers[first].ended().await? == Some(0), "{}", stack.pickers[first].log());
     Ok(())
 }
 

@@ -177,7 +177,7 @@ impl NoticeReason {
     }
 
     /// Whether somebody should look.
-    const fn is_warning(self) -> bool {
+    pub const fn is_warning(self) -> bool {
         match self {
             Self::NoReadyEndpoints | Self::PolicyRejected | Self::PolicyConflicted | Self::ScrapeFailing => true,
             Self::EndpointsReady | Self::PolicyApplied | Self::BecameLeader | Self::Cordoned | Self::Uncordoned => {

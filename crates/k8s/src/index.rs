@@ -30,7 +30,7 @@ use self::tuning::Tuning;
 use crate::api::{
     InferenceModel, InferenceModelRewrite, InferenceObjective, ModelGroup, PoolGroup, PoolSpec, SchedulingPolicy,
 };
-use crate::events::Notice;
+use crate::events::{Notice, Regarding};
 use crate::facts::{Identity, Kept, PodFacts, SliceFacts};
 use crate::key::ObjectKey;
 use crate::verdict::{Judgement, PoolId, Reason, Says, Subject, SubjectKind, Verdict, Verdicts};
@@ -76,8 +76,8 @@ pub enum PoolNews {
 /// What a pool adds up to. What did not change is left out; the first picture of a pool leaves nothing out.
 #[derive(Debug)]
 pub struct Picture {
-    /// Its name.
-    pub key: ObjectKey,
+    /// The object that it is of.
+    pub object: Regarding,
     /// Its members, newest pods first.
     pub members: Option<Vec<Arc<Endpoint>>>,
     /// How it is scheduled.

@@ -31,6 +31,8 @@ use tokio::sync::watch;
 pub use election::Election;
 use pulse::Pulse;
 
+use crate::index::Scope;
+
 /// Which Lease, for whom, and how.
 #[derive(Clone, Debug)]
 pub struct LeaseOptions {
@@ -80,6 +82,9 @@ pub struct LeaseView {
     pub holds: bool,
     /// Who is written there.
     pub holder: Holder,
+    /// Why the API server refuses this replica the Lease, a missing permission most of all; `None` when it does not, or
+    /// does not answer at all.
+    pub refusal: Option<Arc<str>>,
 }
 
 /// Who holds the Lease.
@@ -104,8 +109,9 @@ pub struct Leadership {
     pub holds: watch::Receiver<bool>,
     /// Whether this replica should take requests; always true in [`HaMode::ActiveActive`]. False at the start, and
     /// after a pause of the process, until the Lease was read or could not be.
-    pub serving: watch::Receiver<bool>,
-    mode: HaMode,
+    serving: watch::Receiver<bool>,
+    /// What the Lease is for.
+    pub mode: HaMode,
     pulse: Arc<Pulse>,
 }
 
@@ -127,10 +133,28 @@ impl LeaseTiming {
 }
 
 impl Leadership {
-    /// Whether this replica should take requests, asked now. Unlike [`Self::serving`] it also knows, in a process that
-    /// was stopped and goes on this very moment, that the Lease has to be read first: health is answered by this.
+    /// Whether this replica should take requests, asked now: in a process that was stopped and goes on this very moment
+    /// too, which has to read the Lease first. Health is answered by this.
     pub fn serves(&self) -> bool {
         *self.serving.borrow() && (self.mode == HaMode::ActiveActive || !self.pulse.is_late())
+    }
+
+    /// Waits until the election says otherwise whether this replica serves, or how things stand.
+    pub async fn changed(&mut self) {
+        tokio::select! {
+            Ok(()) = self.serving.changed() => {}
+            Ok(()) = self.view.changed() => {}
+            else => std::future::pending().await,
+        }
+    }
+}
+
+/// The name of the Lease that the pickers of a scope share where nobody gave one. Pickers of other pools, which may stand
+/// in the same namespace, share another. A namespace has no dots, so it is unambiguous.
+pub fn default_name(scope: &Scope) -> String {
+    match scope {
+        Scope::Pool(pool) => format!("pointsman.{}.{}", pool.namespace, pool.name),
+        Scope::Namespace(namespace) => format!("pointsman.{namespace}"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! What the picker may do in a cluster: exactly this, each rule with its reason. Roles are made from it, and
 //! `pointsman check` asks for it, so that neither can say more or less than the code needs.
 
-use k8s_openapi::api::rbac::v1::{PolicyRule, Role};
+use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject};
 use kube::api::ObjectMeta;
 
 use crate::api::{GROUP, ModelGroup, PoolGroup};
@@ -224,6 +224,25 @@ impl Install {
             }
         }
         roles
+    }
+
+    /// What gives these Roles to a ServiceAccount of the picker's namespace: one a Role, of its name.
+    pub fn bindings(&self, service_account: &str) -> Vec<RoleBinding> {
+        let bind = |role: Role| RoleBinding {
+            metadata: role.metadata,
+            role_ref: RoleRef {
+                api_group: "rbac.authorization.k8s.io".into(),
+                kind: "Role".into(),
+                name: self.name.clone(),
+            },
+            subjects: Some(vec![Subject {
+                kind: "ServiceAccount".into(),
+                name: service_account.to_owned(),
+                namespace: Some(self.picker_namespace.clone()),
+                ..Subject::default()
+            }]),
+        };
+        self.roles().into_iter().map(bind).collect()
     }
 }
 

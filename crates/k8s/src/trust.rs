@@ -75,6 +75,11 @@ pub enum TrustError {
     },
 }
 
+/// The name of the Secret and of the ConfigMap of the pickers behind a Service.
+pub fn object_name(service: &str) -> String {
+    format!("{service}-ca")
+}
+
 /// Keeps one replica's certificate good. Its task is [`Trust::keep`].
 pub struct Trust {
     secrets: Api<Secret>,
@@ -88,7 +93,7 @@ pub struct Trust {
 impl TrustOptions {
     /// The name of the Secret and of the ConfigMap.
     pub fn object_name(&self) -> String {
-        format!("{}-ca", self.service)
+        object_name(&self.service)
     }
 
     /// The names that gateways may call the picker by.

@@ -27,6 +27,8 @@ pub enum Command {
     Validate(ValidateArgs),
     /// Write the CustomResourceDefinitions as files, or check the files that are there.
     Crds(CrdsArgs),
+    /// Print the Roles that a picker needs in a cluster, and their bindings, as manifests.
+    Roles(RolesArgs),
     /// Print the configuration of an Envoy that asks this picker.
     EnvoyBootstrap(EnvoyBootstrapArgs),
     /// Run one simulated model server.
@@ -57,7 +59,8 @@ pub struct ServeArgs {
     /// Whether all replicas serve, or one of them while the others stand by.
     #[arg(long, value_enum, default_value_t = HaModeArg::ActiveActive)]
     pub ha_mode: HaModeArg,
-    /// The Lease that the replicas share; by default named after the pool.
+    /// The Lease that the replicas share, in the picker's own namespace; by default pointsman.NAMESPACE.POOL, or
+    /// pointsman.NAMESPACE with --all-pools.
     #[arg(long, value_name = "NAME")]
     pub lease_name: Option<String>,
     /// The address that ext_proc, health and metrics listen on.
@@ -97,9 +100,33 @@ pub struct ServeArgs {
     /// How long open streams may go on after SIGTERM.
     #[arg(long, default_value = "30s", value_parser = parse_duration, value_name = "DURATION")]
     pub drain_timeout: Duration,
-    /// What is logged, as `level` or `target=level,...`.
-    #[arg(long, default_value = "info", env = "POINTSMAN_LOG", value_name = "FILTER")]
+    /// What is logged, as `level` or `target=level,...`. `kube_client` would tell of each failed call to an API server
+    /// that is away; the picker tells when it goes and comes.
+    #[arg(long, default_value = "info,kube_client=off", env = "POINTSMAN_LOG", value_name = "FILTER")]
     pub log: String,
+}
+
+/// `pointsman roles`: the flags are those of `pointsman serve`, where both have them.
+#[derive(Clone, Debug, Args)]
+pub struct RolesArgs {
+    /// The picker's own namespace.
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub namespace: String,
+    /// The ServiceAccount that the picker runs as; Roles and bindings get its name.
+    #[arg(long, value_name = "NAME", default_value = "pointsman")]
+    pub service_account: String,
+    /// The pool that it serves; without it, all of the namespace.
+    #[arg(long, value_name = "NAME")]
+    pub pool_name: Option<String>,
+    /// The namespace of the pools; by default the picker's own.
+    #[arg(long, value_name = "NAMESPACE")]
+    pub pool_namespace: Option<String>,
+    /// The Lease that the replicas share, where `serve` is given one.
+    #[arg(long, value_name = "NAME")]
+    pub lease_name: Option<String>,
+    /// The picker's own Service, where `serve` is given one: for the CA that replicas share.
+    #[arg(long, value_name = "NAME")]
+    pub service_name: Option<String>,
 }
 
 /// What the replicas of one picker are to each other.

@@ -13,6 +13,7 @@ pub mod config_file;
 mod crds;
 mod demo;
 pub mod kubectl;
+mod roles;
 pub mod serve;
 mod signals;
 mod sim_server;
@@ -29,6 +30,7 @@ pub fn run(registry: Registry) -> ExitCode {
     let result = match kubectl::parse_command_line().command {
         Command::Serve(args) => serve::run(args, registry),
         Command::Crds(args) => crds::run(&args, &registry),
+        Command::Roles(args) => roles::run(&args),
         Command::Validate(args) => return validate::run(&args, &registry),
         Command::EnvoyBootstrap(args) => bootstrap::run(&args, &registry),
         Command::SimServer(args) => sim_server::run(&args),

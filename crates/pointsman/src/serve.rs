@@ -11,6 +11,7 @@ mod health;
 mod incoming;
 mod logging;
 mod memory;
+mod own_notices;
 mod owner;
 mod pool_metrics;
 mod pools;
@@ -35,6 +36,7 @@ use pointsman_extproc::pb::ExternalProcessorServer;
 use pointsman_extproc::server;
 use pointsman_extproc::service::PickerService;
 use pointsman_extproc::settings::{Limits, PoolDirectory};
+use pointsman_k8s::lease::Leadership;
 use pointsman_k8s::trust::authority::Leaf;
 use pointsman_telemetry::metrics::TelemetryMetrics;
 use prometheus_client::registry::Registry as MetricsRegistry;
@@ -114,6 +116,14 @@ impl Source {
         }
     }
 
+    /// Who leads among the replicas of a cluster.
+    fn leadership(&self) -> Option<Leadership> {
+        match self {
+            Self::File(..) => None,
+            Self::Cluster(cluster, _) => Some(cluster.standing.leadership.clone()),
+        }
+    }
+
     /// What the admin pages show of it.
     fn shown(&self) -> Shown {
         match self {
@@ -152,10 +162,9 @@ async fn serve(
     let start = Instant::now();
     let mut signals = Signals::listen()?;
     let (supervisor, mut ended) = Supervisor::new();
-    let (health, health_service) = HealthTeller::new().await;
-
     let mut metrics = MetricsRegistry::with_prefix("pointsman");
     let source = Source::find(&args, registry, &mut metrics).await?;
+    let (health, health_service) = HealthTeller::new(source.leadership()).await;
     let telemetry = TelemetryMetrics::register(&mut metrics);
     let directory = Arc::new(PoolDirectory::default());
     let limits = limits(source.server());
@@ -226,12 +235,11 @@ async fn serve(
     });
     let leave = CancellationToken::new();
     let standing = source.start(running, &supervisor, leave.clone()).await;
-    let telling = tokio::spawn(health.clone().tell(directory, standing));
+    supervisor.spawn_until("readiness", &leave, health.clone().tell(directory, standing));
     tokio::select! {
         name = ended.next() => bail!("the task {name:?} ended, and nothing can go on without it"),
         () = signals.next() => {}
     }
-    telling.abort();
     leave.cancel();
     drain(&args, &health, &shared, &mut ended, &mut signals).await;
     stop.cancel();

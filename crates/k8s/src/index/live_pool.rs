@@ -128,7 +128,7 @@ impl LivePool {
         let picker = self.picker();
         let is_news = members.is_some() || policy.is_some() || picker != self.told_picker;
         self.told_picker.clone_from(&picker);
-        let picture = Picture { key: self.object.identity.key.clone(), members, policy, picker };
+        let picture = Picture { object: self.regarding(), members, policy, picker };
         (is_news.then_some(picture), notice)
     }
 
@@ -139,9 +139,12 @@ impl LivePool {
     }
 
     fn notice(&self, reason: NoticeReason, message: String) -> Notice {
+        Notice { regarding: self.regarding(), reason, message }
+    }
+
+    fn regarding(&self) -> Regarding {
         let identity = &self.object.identity;
-        let regarding = Regarding::pool(self.group, identity.key.clone(), Arc::clone(&identity.uid));
-        Notice { regarding, reason, message }
+        Regarding::pool(self.group, identity.key.clone(), Arc::clone(&identity.uid))
     }
 
     /// What is to be told when the pool's endpoints came or went, all of them.

@@ -1,5 +1,6 @@
 //! One replica's part in the election.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub struct Election {
     first_reads: Option<u32>,
     /// Whether another was last seen to hold the Lease.
     yields: bool,
+    /// Why the API server refused the last request; `None` when it did not.
+    refusal: Option<Arc<str>>,
 }
 
 /// A Lease that was seen.
@@ -61,7 +64,8 @@ type Receivers = (Election, watch::Receiver<LeaseView>, watch::Receiver<bool>, w
 
 impl Election {
     pub(super) fn new(client: Client, options: LeaseOptions, pulse: Arc<Pulse>) -> Receivers {
-        let (view, view_seen) = watch::channel(LeaseView { holds: false, holder: Holder::Unread });
+        let unread = LeaseView { holds: false, holder: Holder::Unread, refusal: None };
+        let (view, view_seen) = watch::channel(unread);
         let (holds, holds_seen) = watch::channel(false);
         let (serving, serving_seen) = watch::channel(options.mode == HaMode::ActiveActive);
         let election = Self {
@@ -77,12 +81,14 @@ impl Election {
             answered: None,
             first_reads: Some(FIRST_READS),
             yields: false,
+            refusal: None,
         };
         (election, view_seen, holds_seen, serving_seen)
     }
 
-    /// Takes part until `stop`, then gives the Lease back, so that the next holder need not wait for it to expire.
-    pub async fn run(mut self, stop: CancellationToken) {
+    /// Takes part until `stop`, then gives the Lease back, so that the next holder need not wait for it to expire. Who
+    /// looks on goes on seeing that this replica does not hold it, for as long as the task lives.
+    pub async fn run(mut self, stop: CancellationToken) -> Infallible {
         let pulse = Arc::clone(&self.pulse);
         let mut pause = Duration::ZERO;
         loop {
@@ -97,6 +103,7 @@ impl Election {
             }
         }
         self.release().await;
+        std::future::pending().await
     }
 
     /// Forgets what a stopped process cannot know. A request that was under way is given up: if it was a renewal and
@@ -123,6 +130,7 @@ impl Election {
         match outcome {
             Ok(()) => {
                 self.answered = Some(Instant::now());
+                self.refusal = None;
                 if !had_answer {
                     tracing::debug!(lease = self.options.name, "the API server answers");
                 }
@@ -133,6 +141,7 @@ impl Election {
                     tracing::warn!(%error, lease = name, "the Lease can be neither read nor renewed; trying on");
                 }
                 self.answered = None;
+                self.refusal = (error.kind() == Failure::Refused).then(|| error.to_string().into());
                 self.first_reads = self.first_reads.and_then(|left| left.checked_sub(1)).filter(|left| *left > 0);
             }
         }
@@ -271,7 +280,7 @@ impl Election {
         let holds = self.fresh_for().is_some();
         let holder = self.seen.as_ref().map_or(Holder::Unread, |seen| seen.holder.clone());
         let serves = self.options.mode == HaMode::ActiveActive || (self.first_reads.is_none() && !self.yields);
-        self.tell(LeaseView { holds, holder }, serves);
+        self.tell(LeaseView { holds, holder, refusal: self.refusal.clone() }, serves);
     }
 
     fn tell(&self, view: LeaseView, serves: bool) {
@@ -288,12 +297,13 @@ impl Election {
     }
 
     /// Gives the Lease back, if it can be done at once: if not, it expires.
-    async fn release(mut self) {
+    async fn release(&mut self) {
         let holder = match &self.seen {
             Some(seen) if seen.holder != Holder::Us => seen.holder.clone(),
             _ => Holder::Nobody,
         };
-        self.tell(LeaseView { holds: false, holder }, self.options.mode == HaMode::ActiveActive);
+        let view = LeaseView { holds: false, holder, refusal: None };
+        self.tell(view, self.options.mode == HaMode::ActiveActive);
         // A renewal that was under way when the end came may have changed the Lease: then it is read again.
         for _ in 0..TRIES {
             let Some(seen) = self.seen.take_if(|seen| seen.holder == Holder::Us) else { return };

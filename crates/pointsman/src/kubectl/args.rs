@@ -118,7 +118,8 @@ pub struct CheckArgs {
     /// The pickers' ServiceAccount, whose permissions are verified; by default that of their pods.
     #[arg(long, value_name = "[NAMESPACE/]NAME")]
     pub as_service_account: Option<String>,
-    /// The Lease that the pickers share; by default the one that they name, or the one named after the pool.
+    /// The Lease that the pickers share; by default the one that they name, or else
+    /// pointsman.NAMESPACE.POOL.
     #[arg(long, value_name = "NAME")]
     pub lease_name: Option<String>,
     /// The gateway: one tiny completion is sent through it, to see whether it asks the picker.

@@ -2,16 +2,19 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use kube::Client;
 use pointsman_core::registry::Registry;
 use pointsman_extproc::settings::PickerService;
 use pointsman_k8s::cluster::{ClusterView, follow};
-use pointsman_k8s::events::{Notice, NoticeMetrics, NoticeReason, Notices, Publisher, notices};
+use pointsman_k8s::events::{Notice, NoticeMetrics, Notices, Publisher, notices};
 use pointsman_k8s::index::{News, Picture, PoolNews, Scope};
 use pointsman_k8s::key::ObjectKey;
-use pointsman_k8s::lease::{Election, HaMode, Leadership, LeaseOptions, LeaseTiming, leadership};
+use pointsman_k8s::lease::{
+    Election, HaMode, Holder, Leadership, LeaseOptions, LeaseTiming, LeaseView, default_name, leadership,
+};
 use pointsman_k8s::status::{self, StatusMetrics};
 use pointsman_k8s::trust::authority::Leaf;
 use pointsman_k8s::trust::{Periods, Trust, TrustOptions};
@@ -21,12 +24,17 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::own_notices::OwnNotices;
 use super::pools::RunningPools;
 use super::supervisor::Supervisor;
 use crate::args::{HaModeArg, ServeArgs};
 
 /// News on their way to the pools. They hold whole member lists, so few of them wait at once.
 const NEWS: usize = 4;
+/// How often the pools are looked at for what nobody tells.
+const LOOK: Duration = Duration::from_secs(5);
+/// The most bytes that the API server takes for a Lease's name.
+const LEASE_NAME_MAX: usize = 253;
 
 /// Where pools come from, and the way back.
 pub(crate) struct ClusterSource {
@@ -36,6 +44,7 @@ pub(crate) struct ClusterSource {
     election: Election,
     publisher: Publisher,
     notices: Notices,
+    own_notices: OwnNotices,
     statuses: StatusMetrics,
     trust: Option<Trust>,
     /// What others see of it.
@@ -52,7 +61,7 @@ pub(crate) struct Standing {
     /// The Lease that replicas share.
     lease: ObjectKey,
     /// The name of the Secret and the ConfigMap that hold the CA that replicas share; absent when they do not.
-    trust: Option<String>,
+    shared_ca: Option<String>,
     /// This replica's certificate under the CA that replicas share; absent when it serves another one.
     pub(crate) issued: Option<watch::Receiver<Option<Arc<Leaf>>>>,
 }
@@ -62,7 +71,10 @@ impl Standing {
     pub(crate) fn obstacles(&self) -> Vec<String> {
         let mut obstacles = self.faults();
         if obstacles.is_empty() && !self.leadership.serves() {
-            obstacles.push(format!("another replica leads: {:?}", self.leadership.view.borrow().holder));
+            obstacles.push(match &self.leadership.view.borrow().holder {
+                Holder::Other(holder) => format!("another replica leads: {holder}"),
+                Holder::Unread | Holder::Nobody | Holder::Us => "the Lease has not been read yet".to_owned(),
+            });
         }
         obstacles
     }
@@ -74,6 +86,12 @@ impl Standing {
             let mend = "the log says what is in the way of the Secret and the ConfigMap of --service-name";
             faults.push(format!("there is no certificate that gateways could verify: {mend}"));
         }
+        if let LeaseView { holder: Holder::Unread, refusal: Some(refusal), .. } = &*self.leadership.view.borrow()
+            && self.leadership.mode == HaMode::Leader
+        {
+            let ObjectKey { namespace, name } = &self.lease;
+            faults.push(format!("the Lease {namespace}/{name} may not be used, so nobody knows who leads: {refusal}"));
+        }
         faults
     }
 
@@ -81,7 +99,7 @@ impl Standing {
     pub(crate) async fn changed(&mut self) {
         tokio::select! {
             Ok(()) = self.view.changed() => {}
-            Ok(()) = self.leadership.serving.changed() => {}
+            () = self.leadership.changed() => {}
             Ok(()) = super::tls::next(&mut self.issued) => {}
             else => std::future::pending().await,
         }
@@ -104,8 +122,9 @@ impl Standing {
                 "name": &*self.lease.name,
                 "holds": lease.holds,
                 "holder": format!("{:?}", lease.holder),
+                "refusal": lease.refusal.as_deref(),
             },
-            "trust": self.trust,
+            "trust": self.shared_ca,
             "serving": self.leadership.serves(),
             "server": server,
         })
@@ -113,7 +132,7 @@ impl Standing {
 }
 
 /// The scope that the flags ask for; `None` where pools come from a file.
-pub(crate) fn scope(args: &ServeArgs, default_namespace: &str) -> Option<Scope> {
+fn scope(args: &ServeArgs, default_namespace: &str) -> Option<Scope> {
     let namespace = args.pool_namespace.as_deref().unwrap_or(default_namespace);
     match &args.pool_name {
         Some(name) => Some(Scope::Pool(ObjectKey::new(namespace, name))),
@@ -132,7 +151,11 @@ impl ClusterSource {
         let scope = scope(args, &own_namespace).context("neither --pool-name nor --all-pools is given")?;
         let client = Client::try_from(config).context("the cluster's configuration cannot be used")?;
         let identity = identity();
-        let lease_name = args.lease_name.clone().unwrap_or_else(|| default_lease(&scope));
+        let lease_name = args.lease_name.clone().unwrap_or_else(|| default_name(&scope));
+        ensure!(
+            lease_name.len() <= LEASE_NAME_MAX,
+            "the Lease's name {lease_name} is longer than {LEASE_NAME_MAX} bytes: give a shorter one with --lease-name"
+        );
         let trust = args.service_name.as_ref().filter(|_| args.secure_serving).map(|service| {
             let (namespace, service) = (own_namespace.clone(), service.clone());
             TrustOptions { namespace, service, periods: Periods::default() }
@@ -154,11 +177,12 @@ impl ClusterSource {
         tracing::info!(scope = %Shown(&scope), lease = options.name, identity, "pools come from Kubernetes");
         let (election, leadership) = leadership(client.clone(), options);
         let holds = leadership.holds.clone();
+        let own_notices = OwnNotices::new(&identity, mode);
         let (notices, publisher) = notices(client.clone(), &identity, holds, NoticeMetrics::register(metrics));
         let statuses = StatusMetrics::register(metrics);
         let (view, seen) = watch::channel(ClusterView::default());
-        let standing = Standing { scope: scope.clone(), view: seen, leadership, lease, trust: shared_ca, issued };
-        Ok(Self { client, scope, registry, election, publisher, notices, statuses, trust, standing, view })
+        let standing = Standing { scope: scope.clone(), view: seen, leadership, lease, shared_ca, issued };
+        Ok(Self { client, scope, registry, election, publisher, notices, own_notices, statuses, trust, standing, view })
     }
 
     /// Starts everything, for as long as the process lives; the Lease is given up when `leave` is cancelled.
@@ -167,17 +191,15 @@ impl ClusterSource {
         let (judge, verdicts) = watch::channel(Arc::default());
         let holds = self.standing.leadership.holds.clone();
         supervisor.spawn("cluster", follow(self.client.clone(), self.scope.clone(), self.registry, tell, self.view));
-        supervisor.spawn("pools", ClusterPools { pools, notices: self.notices, judge }.keep_true(news));
+        let (notices, own_notices) = (self.notices, self.own_notices);
+        let pools = ClusterPools { pools, notices, own_notices, judge, holds: holds.clone() };
+        supervisor.spawn("pools", pools.keep_true(news));
         supervisor.spawn("status", status::write(self.client, self.scope, verdicts, holds, self.statuses));
         supervisor.spawn("events", self.publisher.run());
         if let Some(trust) = self.trust {
             supervisor.spawn("trust", trust.keep());
         }
-        supervisor.spawn("lease", async move {
-            self.election.run(leave).await;
-            // It ends because the process does, which is then in the middle of draining.
-            std::future::pending::<()>().await
-        });
+        supervisor.spawn("lease", self.election.run(leave));
         self.standing
     }
 }
@@ -186,14 +208,43 @@ impl ClusterSource {
 struct ClusterPools {
     pools: RunningPools,
     notices: Notices,
+    own_notices: OwnNotices,
     judge: watch::Sender<Arc<Verdicts>>,
+    holds: watch::Receiver<bool>,
 }
 
 impl ClusterPools {
     /// Applies what is told of the cluster until nobody tells any more.
     async fn keep_true(mut self, mut news: mpsc::Receiver<News>) {
-        while let Some(news) = news.recv().await {
-            self.apply(news).await;
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            tokio::select! {
+                told = news.recv() => match told {
+                    Some(news) => self.apply(news).await,
+                    None => return,
+                },
+                Ok(()) = self.holds.changed() => {
+                    let holds = *self.holds.borrow_and_update();
+                    let notices = self.own_notices.holds(holds);
+                    self.tell(notices);
+                }
+                _ = looks.tick() => {
+                    let notices = self.own_notices.look(&self.pools);
+                    self.tell(notices);
+                }
+            }
+        }
+    }
+
+    /// Tells, in the log too: Events need a Lease and an API server.
+    fn tell(&self, notices: Vec<Notice>) {
+        for notice in notices {
+            let (pool, reason, message) = (&notice.regarding.key, notice.reason.as_str(), &notice.message);
+            match notice.reason.is_warning() {
+                true => tracing::warn!(%pool, reason, message, "notice"),
+                false => tracing::info!(%pool, reason, message, "notice"),
+            }
+            self.notices.tell(notice);
         }
     }
 
@@ -203,6 +254,7 @@ impl ClusterPools {
             match pool {
                 PoolNews::Gone(key) => {
                     self.pools.stop(&key.to_string());
+                    self.own_notices.forget(&key);
                     are_others = true;
                 }
                 PoolNews::Is(picture) => are_others |= self.draw(*picture).await,
@@ -214,16 +266,16 @@ impl ClusterPools {
         if let Some(verdicts) = news.verdicts {
             self.judge.send_replace(verdicts);
         }
-        for notice in news.notices {
-            log(&notice);
-            self.notices.tell(notice);
-        }
+        self.tell(news.notices);
     }
 
     /// Makes a pool what its picture shows; says whether that concerns more than the pool itself.
     async fn draw(&mut self, picture: Picture) -> bool {
-        let Picture { key, members, policy, picker } = picture;
-        let name = key.to_string();
+        let Picture { object, members, policy, picker } = picture;
+        let name = object.key.to_string();
+        if let Some(notice) = self.own_notices.know(object) {
+            self.tell(vec![notice]);
+        }
         let is_new = self.pools.names().all(|running| running != name);
         if let Some(policy) = policy {
             self.pools.set_policy(&name, policy).await;
@@ -236,28 +288,10 @@ impl ClusterPools {
     }
 }
 
-/// What is told as an Event stands in the log too: Events need a Lease and an API server.
-fn log(notice: &Notice) {
-    let (pool, message) = (&notice.regarding.key, &notice.message);
-    match notice.reason {
-        NoticeReason::NoReadyEndpoints | NoticeReason::PolicyRejected => {
-            tracing::warn!(%pool, reason = notice.reason.as_str(), message, "notice");
-        }
-        reason => tracing::info!(%pool, reason = reason.as_str(), message, "notice"),
-    }
-}
-
 /// A name for this replica that no other start of it has.
 fn identity() -> String {
     let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "pointsman".into());
     format!("{host}-{:08x}", super::random_seed() as u32)
-}
-
-fn default_lease(scope: &Scope) -> String {
-    match scope {
-        Scope::Pool(pool) => format!("pointsman-{}", pool.name),
-        Scope::Namespace(_) => "pointsman".to_owned(),
-    }
 }
 
 /// A scope for the log.

@@ -3,11 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use pointsman_core::pool::Pool;
 use pointsman_extproc::settings::PoolDirectory;
+use pointsman_k8s::lease::Leadership;
+use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
+use tonic_health::pb::health_check_response::ServingStatus as Answered;
 use tonic_health::pb::health_server::{Health, HealthServer};
-use tonic_health::server::HealthReporter;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use tonic_health::server::{HealthReporter, HealthService};
 
 use super::cluster_source::Standing;
 
@@ -26,9 +32,12 @@ pub(crate) struct HealthTeller {
 }
 
 impl HealthTeller {
-    /// A teller that says alive and not ready, and the service that gateways ask.
-    pub(crate) async fn new() -> (Self, HealthServer<impl Health>) {
-        let (reporter, service) = tonic_health::server::health_reporter();
+    /// A teller that says alive and not ready, and the service that gateways ask. In a replica that was stopped and goes
+    /// on, what was said before counts for nothing until the Lease was read again.
+    pub(crate) async fn new(leadership: Option<Leadership>) -> (Self, HealthServer<AwakeHealth>) {
+        let reporter = HealthReporter::new();
+        let said = HealthService::from_health_reporter(reporter.clone());
+        let service = HealthServer::new(AwakeHealth { said, leadership });
         let teller = Self { reporter };
         teller.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         teller.set_ready(false).await;
@@ -71,6 +80,43 @@ impl HealthTeller {
             }
             standing.changed().await;
         }
+    }
+}
+
+/// The health that was said, but for readiness in a process that does not know yet whether it still leads.
+pub(crate) struct AwakeHealth {
+    said: HealthService,
+    leadership: Option<Leadership>,
+}
+
+#[tonic::async_trait]
+impl Health for AwakeHealth {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        let leadership = self.leadership_of(&request);
+        let said = self.said.check(request).await?;
+        Ok(said.map(|said| judge(leadership.as_ref(), said)))
+    }
+
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let leadership = self.leadership_of(&request);
+        let said = self.said.watch(request).await?;
+        Ok(said.map(|said| said.map(move |said| Ok(judge(leadership.as_ref(), said?))).boxed()))
+    }
+}
+
+impl AwakeHealth {
+    /// What an answer to the request depends on.
+    fn leadership_of(&self, request: &Request<HealthCheckRequest>) -> Option<Leadership> {
+        self.leadership.clone().filter(|_| READINESS.contains(&request.get_ref().service.as_str()))
+    }
+}
+
+fn judge(leadership: Option<&Leadership>, said: HealthCheckResponse) -> HealthCheckResponse {
+    match leadership.is_none_or(Leadership::serves) {
+        true => said,
+        false => HealthCheckResponse { status: Answered::NotServing.into() },
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use arc_swap::ArcSwap;
-use pointsman_core::endpoint::Endpoint;
+use pointsman_core::endpoint::{Endpoint, EndpointId};
 use pointsman_core::policy::Policy;
 use pointsman_core::pool::Pool;
 use pointsman_extproc::settings::{PickerService, PoolDirectory};
@@ -37,6 +37,14 @@ pub(crate) struct RunningPools {
     index_percent: u8,
     memory_limit: u64,
     start: Instant,
+}
+
+/// An endpoint whose scrapes fail.
+pub(crate) struct Unheard {
+    pub(crate) id: EndpointId,
+    pub(crate) name: Arc<str>,
+    /// What the last failure was.
+    pub(crate) error: String,
 }
 
 /// One running pool. Dropping it ends its tasks.
@@ -97,6 +105,18 @@ impl RunningPools {
         let differs = running.picker != picker;
         running.picker = picker;
         differs
+    }
+
+    /// The endpoints of a pool of which the last `failures` scrapes failed, or more; and how many endpoints it has.
+    pub(crate) fn unheard(&self, name: &str, failures: u32) -> (Vec<Unheard>, usize) {
+        let Some(running) = self.running.get(name) else { return (Vec::new(), 0) };
+        let snapshot = running.pool.snapshot();
+        let members = &snapshot.members;
+        let unheard = members.ids.iter().zip(&members.endpoints).filter_map(|(id, endpoint)| {
+            let status = running.scrapes.get(*id).filter(|status| status.consecutive_failures >= failures)?;
+            Some(Unheard { id: *id, name: Arc::clone(&endpoint.name), error: status.last_error.unwrap_or_default() })
+        });
+        (unheard.collect(), members.ids.len())
     }
 
     /// Ends a pool. Requests in flight go on; new ones find no pool of the name.

@@ -102,7 +102,7 @@ impl World {
     }
 
     fn take(&mut self, picture: Picture) -> String {
-        let Picture { key, members, policy, picker } = picture;
+        let Picture { object: Regarding { key, .. }, members, policy, picker } = picture;
         let tuned = policy.map(Tuned::of);
         let Some(told) = self.pools.get_mut(&key) else {
             let told = Told { members: members.expect("members"), tuned: tuned.expect("a policy"), picker };

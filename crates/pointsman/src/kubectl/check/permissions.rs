@@ -12,7 +12,9 @@ use k8s_openapi::api::authorization::v1::{
 use kube::Api;
 use kube::api::PostParams;
 use pointsman_k8s::calls::{CallError, Failure};
+use pointsman_k8s::index::Scope;
 use pointsman_k8s::key::ObjectKey;
+use pointsman_k8s::lease::default_name;
 use pointsman_k8s::rbac::{Grant, Install};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -66,7 +68,7 @@ pub(super) async fn check(
         name: String::new(),
         pools_namespace: pool.key.namespace.to_string(),
         picker_namespace: subject.account.namespace.to_string(),
-        lease: lease.unwrap_or_else(|| format!("pointsman-{}", pool.key.name)),
+        lease: lease.unwrap_or_else(|| default_name(&Scope::Pool(pool.key.clone()))),
         trust: pickers.trust(),
     };
     let ask = async |(grant, resource, verb)| {
