@@ -50,7 +50,7 @@ impl ClusterView {
     pub fn obstacles(&self, scope: &Scope) -> Vec<String> {
         let unknown = self.watches.iter().filter(|(kind, _)| !self.listed.contains(kind));
         let unread = unknown.filter_map(|(kind, state)| match state {
-            // What may not be read may be what somebody relies on, unless it lives in a newer group.
+            // What may not be read may be what somebody relies on, unless what was read counts in its place.
             WatchState::Forbidden(message) if !self.is_superseded(*kind) => {
                 Some(format!("{kind} cannot be watched ({message}): grant get, list and watch"))
             }
@@ -74,13 +74,14 @@ impl ClusterView {
         obstacles
     }
 
-    /// Whether the kind is known from its other group.
+    /// Whether a newer group of the kind was listed, whose objects count before this one's. The newest group of a kind
+    /// may hold objects that count before all that was read, whatever else is known.
     fn is_superseded(&self, kind: Kind) -> bool {
         let is_listed = |kind| self.listed.contains(&kind);
         match kind {
-            Kind::Pool(_) => PoolGroup::ALL.map(Kind::Pool).into_iter().any(is_listed),
-            Kind::Objective(_) => ModelGroup::ALL.map(Kind::Objective).into_iter().any(is_listed),
-            Kind::Rewrite(_) => ModelGroup::ALL.map(Kind::Rewrite).into_iter().any(is_listed),
+            Kind::Pool(group) => newer(PoolGroup::ALL, group).map(Kind::Pool).any(is_listed),
+            Kind::Objective(group) => newer(ModelGroup::ALL, group).map(Kind::Objective).any(is_listed),
+            Kind::Rewrite(group) => newer(ModelGroup::ALL, group).map(Kind::Rewrite).any(is_listed),
             Kind::Pod | Kind::Slice | Kind::Policy | Kind::Model => false,
         }
     }
@@ -158,6 +159,11 @@ pub async fn follow(
             }
         }
     }
+}
+
+/// The groups of a kind that are newer than `group`; `all` are the newest first.
+fn newer<G: PartialEq>(all: impl IntoIterator<Item = G>, group: G) -> impl Iterator<Item = G> {
+    all.into_iter().take_while(move |other| *other != group)
 }
 
 /// Shows that a watch stands otherwise than before.

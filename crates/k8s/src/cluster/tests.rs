@@ -12,6 +12,8 @@ use crate::scripted_api::{Call, OpenWatch, Requests, scripted_api};
 const AT_ONCE: Duration = Duration::from_millis(50);
 const STABLE: Kind = Kind::Pool(PoolGroup::Stable);
 const EXPERIMENTAL: Kind = Kind::Pool(PoolGroup::Experimental);
+const LLM_D: ModelGroup = ModelGroup::LlmD;
+const OLD: ModelGroup = ModelGroup::Experimental;
 
 /// What the API server says to lists of a kind.
 #[derive(Clone, Debug)]
@@ -287,6 +289,28 @@ fn what_stands_in_the_way() {
         (view(true, 0, &[STABLE], &[]), &all, vec![]),
         (view(true, 1, &[STABLE], &[(STABLE, failing()), (Kind::Policy, failing())]), &ours, vec![]),
         (view(true, 1, &[STABLE], &[(EXPERIMENTAL, forbidden())]), &ours, vec![]),
+        // Of what counts before all that was read nobody can say that it is not needed.
+        (
+            view(true, 1, &[EXPERIMENTAL], &[(STABLE, forbidden())]),
+            &ours,
+            vec!["inferencepools.inference.networking.k8s.io cannot be watched (no): grant get, list and watch"],
+        ),
+        (view(true, 1, &[STABLE, Kind::Objective(LLM_D)], &[(Kind::Objective(OLD), forbidden())]), &ours, vec![]),
+        (
+            view(true, 1, &[STABLE, Kind::Objective(OLD)], &[(Kind::Objective(LLM_D), forbidden())]),
+            &ours,
+            vec!["inferenceobjectives.llm-d.ai cannot be watched (no): grant get, list and watch"],
+        ),
+        (
+            view(
+                true,
+                1,
+                &[STABLE, Kind::Rewrite(OLD), Kind::Objective(LLM_D)],
+                &[(Kind::Rewrite(LLM_D), forbidden())],
+            ),
+            &ours,
+            vec!["inferencemodelrewrites.llm-d.ai cannot be watched (no): grant get, list and watch"],
+        ),
         (
             view(true, 1, &[STABLE], &[(Kind::Model, forbidden())]),
             &ours,
