@@ -4,7 +4,7 @@
 //! **Invariants.**
 //! - A pool's picture depends on the objects as they were last seen alone, never on the order in which they came: after
 //!   any sequence of observations it is what an index that was told the last state at once would say. The one exception
-//!   is a policy whose newest version is refused: its last good one stays in force.
+//!   is a policy whose scheduling is refused: that of its last good version stays in force.
 //! - An endpoint that did not change is the same `Arc` in every picture, so that what follows compares addresses.
 //! - A pool that was made anew under an old name is another pool: nothing that belonged to the old one is left.
 

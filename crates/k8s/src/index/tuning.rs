@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::store::{Changed, Store};
 use crate::api::{
     Criticality, InferenceModel, InferenceModelRewrite, InferenceObjective, ModelGroup, SchedulingPolicy,
-    SchedulingPolicySpec, ServiceReference,
+    ServiceReference,
 };
 use crate::facts::{Identity, Kept};
 use crate::key::ObjectKey;
@@ -44,7 +44,8 @@ pub(super) struct Compiled {
     pub(super) policy: Policy,
     /// What it is made of.
     pub(super) ingredients: Ingredients,
-    /// The Service whose slices are the membership, where the policy names one.
+    /// The Service whose slices are the membership, where the oldest policy names one: that counts even while the
+    /// policy's scheduling is refused, so that a replica that never saw a good version has the members of all others.
     pub(super) service: Option<ServiceReference>,
     /// The policy object in force; `None` where none is, or one that was never good.
     pub(super) source: Option<InForce>,
@@ -66,8 +67,8 @@ pub(super) struct Ingredients {
 pub(super) struct InForce {
     /// Which object, and which version of it.
     pub(super) identity: Identity,
-    /// What it says.
-    spec: SchedulingPolicySpec,
+    /// How it schedules.
+    scheduling: Value,
     /// What is wrong with a newer version of it, which therefore waits.
     pub(super) rejected: Option<String>,
 }
@@ -113,16 +114,19 @@ impl Tuning {
     /// was.
     pub(super) fn compile(&self, pool: &PoolId, before: Option<&InForce>, registry: &Registry) -> Compiled {
         let mut verdicts = Verdicts::new();
-        let (mut policy, source) = self.policy(pool, before, registry, &mut verdicts);
+        let (mut policy, service, source) = self.policy(pool, before, registry, &mut verdicts);
         let mut rules = policy.models.rules().to_vec();
         rules.extend(self.rewrites(pool, &mut verdicts));
         rules.extend(self.models(pool, &mut verdicts));
         policy.objectives = self.objectives(pool, &mut verdicts);
-        let spec = source.as_ref().map(|source| source.spec.clone()).unwrap_or_default();
-        let scheduling = Some(spec.scheduling).filter(|written| *written != json!({})).unwrap_or_default();
-        let ingredients = Ingredients { scheduling, rules: rules.clone(), objectives: policy.objectives.clone() };
+        let scheduling = source.as_ref().map(|source| &source.scheduling).filter(|written| **written != json!({}));
+        let ingredients = Ingredients {
+            scheduling: scheduling.cloned().unwrap_or_default(),
+            rules: rules.clone(),
+            objectives: policy.objectives.clone(),
+        };
         policy.models = ModelRules::new(rules);
-        Compiled { policy, ingredients, service: spec.service, source, verdicts }
+        Compiled { policy, ingredients, service, source, verdicts }
     }
 
     /// The oldest policy that targets the pool; the others are told so.
@@ -132,50 +136,24 @@ impl Tuning {
         before: Option<&InForce>,
         registry: &Registry,
         verdicts: &mut Verdicts,
-    ) -> (Policy, Option<InForce>) {
+    ) -> (Policy, Option<ServiceReference>, Option<InForce>) {
         let targets = |kept: &Kept<SchedulingPolicy>| {
-            let is_meant = |(group, name)| group == pool.group && name == &*pool.key.name;
-            kept.identity.key.namespace == pool.key.namespace
-                && kept.object.spec.target_refs.iter().filter_map(|target| target.pool()).any(is_meant)
+            is_beside(&kept.identity, pool) && kept.object.spec.targets(pool.group, &pool.key.name)
         };
         let mut candidates = oldest_first(&self.policies, targets).into_iter();
         let Some(oldest) = candidates.next() else {
-            return (Policy::default(), None);
+            return (Policy::default(), None, None);
         };
+        let (judgement, policy, source) = schedule(oldest, pool, before, registry);
+        let is_in_force = judgement.status == Truth::True;
+        judge(verdicts, SubjectKind::SchedulingPolicy, &oldest.identity, pool, judgement);
         for younger in candidates {
-            let message = format!("{} is older and is in force for the pool {}", oldest.identity.key, pool.key);
+            let stands = if is_in_force { "is in force" } else { "counts, though its scheduling is refused," };
+            let message = format!("{} is older and {stands} for the pool {}", oldest.identity.key, pool.key);
             let judgement = Judgement::refused(Reason::Conflicted, message);
             judge(verdicts, SubjectKind::SchedulingPolicy, &younger.identity, pool, judgement);
         }
-        let (judgement, outcome) = match read(&oldest.object.spec.scheduling, registry) {
-            Ok((policy, unknown)) => {
-                let source =
-                    InForce { identity: oldest.identity.clone(), spec: oldest.object.spec.clone(), rejected: None };
-                let judgement = if unknown.is_empty() {
-                    Judgement::accepted(format!("in force for the pool {}", pool.key))
-                } else {
-                    Judgement {
-                        reason: Reason::UnknownFields,
-                        ..Judgement::accepted(format!("in force, but this picker does not know: {unknown}"))
-                    }
-                };
-                (judgement, (policy, Some(source)))
-            }
-            Err(problems) => {
-                let last = before.filter(|before| before.identity.uid == oldest.identity.uid);
-                let last = last.and_then(|last| Some((read(&last.spec.scheduling, registry).ok()?.0, last.clone())));
-                let stays =
-                    if last.is_some() { "its last good version stays in force" } else { "the defaults are in force" };
-                let judgement = Judgement::refused(Reason::Invalid, format!("{problems}; {stays}"));
-                let outcome = match last {
-                    Some((policy, last)) => (policy, Some(InForce { rejected: Some(problems), ..last })),
-                    None => (Policy::default(), None),
-                };
-                (judgement, outcome)
-            }
-        };
-        judge(verdicts, SubjectKind::SchedulingPolicy, &oldest.identity, pool, judgement);
-        outcome
+        (policy, oldest.object.spec.service.clone(), source)
     }
 
     /// The rules of the pool's rewrites: those that name a model before those that do not, then the oldest object's, then
@@ -256,6 +234,40 @@ impl Tuning {
         }
         priorities
     }
+}
+
+/// How the oldest policy of a pool schedules it, and what is thought of that: as it says, or else as its last good
+/// version said, or else by the defaults.
+fn schedule(
+    oldest: &Kept<SchedulingPolicy>,
+    pool: &PoolId,
+    before: Option<&InForce>,
+    registry: &Registry,
+) -> (Judgement, Policy, Option<InForce>) {
+    let spec = &oldest.object.spec;
+    let problems = match read(&spec.scheduling, registry) {
+        Ok((policy, unknown)) => {
+            let judgement = if unknown.is_empty() {
+                Judgement::accepted(format!("in force for the pool {}", pool.key))
+            } else {
+                let message = format!("in force, but this picker does not know: {unknown}");
+                Judgement { reason: Reason::UnknownFields, ..Judgement::accepted(message) }
+            };
+            let (identity, scheduling) = (oldest.identity.clone(), spec.scheduling.clone());
+            return (judgement, policy, Some(InForce { identity, scheduling, rejected: None }));
+        }
+        Err(problems) => problems,
+    };
+    let last = before.filter(|before| before.identity.uid == oldest.identity.uid);
+    let last = last.and_then(|last| Some((read(&last.scheduling, registry).ok()?.0, last.clone())));
+    let stays = if last.is_some() { "its last good scheduling stays in force" } else { "the defaults are in force" };
+    let members = spec.service.as_ref().map(|service| format!(", with the members of the Service {}", service.name));
+    let message = format!("{problems}; {stays}{}", members.unwrap_or_default());
+    let (policy, source) = match last {
+        Some((policy, last)) => (policy, Some(InForce { rejected: Some(problems), ..last })),
+        None => (Policy::default(), None),
+    };
+    (Judgement::refused(Reason::Invalid, message), policy, source)
 }
 
 /// An InferenceModel's rule.
