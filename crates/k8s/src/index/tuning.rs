@@ -13,12 +13,12 @@ use serde_json::{Value, json};
 
 use super::store::{Changed, Store};
 use crate::api::{
-    Criticality, InferenceModel, InferenceModelRewrite, InferenceObjective, ModelGroup, SchedulingPolicy,
-    ServiceReference,
+    Criticality, InferenceModel, InferenceModelRewrite, InferenceObjective, ModelGroup, OfPool, PoolGroup,
+    SchedulingPolicy, ServiceReference, UnsupportedPool,
 };
 use crate::facts::{Identity, Kept};
 use crate::key::ObjectKey;
-use crate::verdict::{ConditionType, Judgement, PoolId, Reason, Says, Subject, SubjectKind, Truth, Verdict, Verdicts};
+use crate::verdict::{Judgement, PoolId, Reason, Says, Subject, SubjectKind, Truth, Verdict, Verdicts};
 use crate::watch::Observed;
 
 /// Everything that tunes pools, as it was last seen.
@@ -35,6 +35,21 @@ pub(super) struct Tuning {
 pub(super) struct Grouped<T> {
     groups: BTreeMap<ModelGroup, Store<Kept<T>>>,
     newest: ModelGroup,
+}
+
+/// That an object wants to tune one pool of its namespace.
+#[derive(Debug)]
+pub(super) struct Claim<'a> {
+    /// What the object is.
+    pub(super) kind: SubjectKind,
+    /// Which object.
+    pub(super) identity: &'a Identity,
+    /// The pool's name.
+    pub(super) pool: &'a str,
+    /// The pool's group, where it is a pool that the picker could serve.
+    pub(super) group: Result<PoolGroup, UnsupportedPool>,
+    /// The newer group of the object's kind, whose objects count in its place.
+    pub(super) superseded_by: Option<ModelGroup>,
 }
 
 /// What became of all that tunes one pool.
@@ -98,6 +113,24 @@ impl<T: PartialEq> Grouped<T> {
     }
 }
 
+impl<T: OfPool + PartialEq> Grouped<T> {
+    /// What all objects want, those included that do not count.
+    fn claims(&self, kind: fn(ModelGroup) -> SubjectKind) -> impl Iterator<Item = Claim<'_>> {
+        self.groups.iter().flat_map(move |(group, store)| {
+            let superseded_by = (*group != self.newest).then_some(self.newest);
+            store.iter().map(move |(_, kept)| Claim::of(kind(*group), kept, superseded_by))
+        })
+    }
+}
+
+impl<'a> Claim<'a> {
+    fn of<T: OfPool>(kind: SubjectKind, kept: &'a Kept<T>, superseded_by: Option<ModelGroup>) -> Self {
+        let reference = kept.object.pool_ref();
+        let (pool, group) = (&*reference.name, reference.group(T::DEFAULT_GROUP));
+        Self { kind, identity: &kept.identity, pool, group, superseded_by }
+    }
+}
+
 /// Where something changed.
 pub(super) fn namespaces<T>(changed: Vec<Changed<T>>) -> BTreeSet<Arc<str>> {
     changed.into_iter().map(|changed| changed.key.namespace).collect()
@@ -110,6 +143,13 @@ fn oldest_first<T: PartialEq>(store: &Store<Kept<T>>, is_of: impl Fn(&Kept<T>) -
 }
 
 impl Tuning {
+    /// What all objects want that tune one pool each.
+    pub(super) fn claims(&self) -> impl Iterator<Item = Claim<'_>> {
+        let models = self.models.iter().map(|(_, kept)| Claim::of(SubjectKind::InferenceModel, kept, None));
+        let objectives = self.objectives.claims(SubjectKind::InferenceObjective);
+        models.chain(objectives).chain(self.rewrites.claims(SubjectKind::InferenceModelRewrite))
+    }
+
     /// Compiles what tunes a pool. `before` is what was in force: a policy whose newer version is refused goes on as it
     /// was.
     pub(super) fn compile(&self, pool: &PoolId, before: Option<&InForce>, registry: &Registry) -> Compiled {
@@ -160,7 +200,7 @@ impl Tuning {
     /// in their order.
     fn rewrites(&self, pool: &PoolId, verdicts: &mut Verdicts) -> Vec<ModelRule> {
         let (mut exact, mut generic) = (Vec::new(), Vec::new());
-        let of_pool = |rewrite: &InferenceModelRewrite| rewrite.pool() == Some((pool.group, &pool.key.name));
+        let of_pool = |rewrite: &InferenceModelRewrite| rewrite.pool() == Ok((pool.group, &*pool.key.name));
         for kept in self.rewrites.oldest_first(of_pool).into_iter().filter(|kept| is_beside(&kept.identity, pool)) {
             let mut unread = Vec::new();
             for (at, rule) in kept.object.spec.rules.iter().enumerate() {
@@ -200,7 +240,7 @@ impl Tuning {
     /// The rules of the pool's InferenceModels; of two with one model name the older counts.
     fn models(&self, pool: &PoolId, verdicts: &mut Verdicts) -> Vec<ModelRule> {
         let of_pool = |kept: &Kept<InferenceModel>| {
-            kept.object.pool() == Some((pool.group, &pool.key.name)) && is_beside(&kept.identity, pool)
+            kept.object.pool() == Ok((pool.group, &*pool.key.name)) && is_beside(&kept.identity, pool)
         };
         let mut named: BTreeMap<&str, &ObjectKey> = BTreeMap::new();
         let mut rules = Vec::new();
@@ -224,7 +264,7 @@ impl Tuning {
 
     /// The priorities of the pool's objectives, by name.
     fn objectives(&self, pool: &PoolId, verdicts: &mut Verdicts) -> BTreeMap<Arc<str>, i32> {
-        let of_pool = |objective: &InferenceObjective| objective.pool() == Some((pool.group, &pool.key.name));
+        let of_pool = |objective: &InferenceObjective| objective.pool() == Ok((pool.group, &*pool.key.name));
         let mut priorities = BTreeMap::new();
         for kept in self.objectives.oldest_first(of_pool).into_iter().filter(|kept| is_beside(&kept.identity, pool)) {
             priorities.insert(Arc::clone(&kept.identity.key.name), kept.object.priority());
@@ -325,16 +365,5 @@ fn judge(verdicts: &mut Verdicts, kind: SubjectKind, identity: &Identity, pool: 
         SubjectKind::SchedulingPolicy => Says::Ancestors(BTreeMap::from([(pool.clone(), vec![judgement])])),
         _ => Says::Conditions(vec![judgement]),
     };
-    let verdict = Verdict { uid: Arc::clone(&identity.uid), generation: identity.generation, says };
-    verdicts.insert(Subject { kind, key: identity.key.clone() }, Arc::new(verdict));
-}
-
-impl Judgement {
-    fn accepted(message: String) -> Self {
-        Self { condition: ConditionType::Accepted, status: Truth::True, reason: Reason::Accepted, message }
-    }
-
-    pub(super) fn refused(reason: Reason, message: String) -> Self {
-        Self { condition: ConditionType::Accepted, status: Truth::False, reason, message }
-    }
+    verdicts.insert(Subject { kind, key: identity.key.clone() }, Verdict::on(identity, says));
 }
