@@ -1,5 +1,6 @@
 //! Following a cluster: every kind's watch, the index over them, and the task that tells what they add up to.
 
+mod absence;
 mod kind;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use pointsman_core::registry::Registry;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 
+use self::absence::Absences;
 pub use self::kind::Kind;
 use crate::api::{ModelGroup, PoolGroup};
 use crate::index::{Index, News, Scope, Sight};
@@ -124,11 +126,13 @@ pub async fn follow(
     let mut index = Index::new(scope, registry);
     let mut due: Option<Instant> = None;
     let mut has_basics_since: Option<Instant> = None;
+    let mut absences = Absences::default();
     loop {
         let deadline = match &*view.borrow() {
             seen if seen.is_settled => due,
             seen => seen.settles_at(has_basics_since),
         };
+        let absence_due = absences.due_at();
         tokio::select! {
             message = told.recv() => match message {
                 Some(Message::Saw(sight)) => {
@@ -136,6 +140,7 @@ pub async fn follow(
                     due.get_or_insert_with(|| Instant::now() + GATHER);
                 }
                 Some(Message::Stands(kind, state)) => {
+                    absences.stands(kind, &state, Instant::now());
                     stands(&view, kind, state);
                     if view.borrow().has_basics() {
                         has_basics_since.get_or_insert_with(Instant::now);
@@ -145,7 +150,13 @@ pub async fn follow(
             },
             Some(never) = watches.next() => match never {},
             () = news.closed() => return,
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+            () = at(absence_due) => {
+                for kind in absences.take(&view.borrow(), Instant::now()) {
+                    kind.absence().into_iter().for_each(|sight| index.see(sight));
+                    due.get_or_insert_with(|| Instant::now() + GATHER);
+                }
+            }
+            () = at(deadline) => {
                 due = None;
                 let changed = index.news();
                 if !changed.is_empty() && news.send(changed).await.is_err() {
@@ -158,6 +169,14 @@ pub async fn follow(
                 });
             }
         }
+    }
+}
+
+/// That moment; never where there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -33,8 +33,8 @@ pub(super) struct Tuning {
 /// The objects of a kind that lives in two groups. Where the cluster has the kind in both, the newer group alone counts.
 #[derive(Debug)]
 pub(super) struct Grouped<T> {
+    /// The groups in which the cluster has the kind, as far as is known; the newest comes first.
     groups: BTreeMap<ModelGroup, Store<Kept<T>>>,
-    newest: ModelGroup,
 }
 
 /// That an object wants to tune one pool of its namespace.
@@ -90,26 +90,38 @@ pub(super) struct InForce {
 
 impl<T> Default for Grouped<T> {
     fn default() -> Self {
-        let groups = ModelGroup::ALL.into_iter().map(|group| (group, Store::default())).collect();
-        Self { groups, newest: ModelGroup::Experimental }
+        Self { groups: BTreeMap::new() }
+    }
+}
+
+impl<T> Grouped<T> {
+    /// The group whose objects count.
+    fn newest(&self) -> Option<ModelGroup> {
+        self.groups.keys().next().copied()
     }
 }
 
 impl<T: PartialEq> Grouped<T> {
-    /// Takes in what was seen of one group, and says in which namespaces it makes a difference. A group that was listed
-    /// is there, and the newest of those counts.
+    /// Takes in what was seen of one group, and says in which namespaces it makes a difference. A group of which
+    /// something was seen is there until it is said to be absent.
     pub(super) fn apply(&mut self, group: ModelGroup, observed: Observed<Kept<T>>) -> BTreeSet<Arc<str>> {
-        let superseded = (group < self.newest).then(|| std::mem::replace(&mut self.newest, group));
-        let superseded = superseded.and_then(|group| self.groups.get(&group));
-        let mut touched: BTreeSet<Arc<str>> =
-            superseded.iter().flat_map(|store| store.iter()).map(|(key, _)| Arc::clone(&key.namespace)).collect();
-        touched.extend(namespaces(self.groups.entry(group).or_default().apply(observed)));
+        let former = self.newest();
+        let is_absent = matches!(observed, Observed::Absent);
+        let mut touched = namespaces(self.groups.entry(group).or_default().apply(observed));
+        if is_absent {
+            self.groups.remove(&group);
+        }
+        if self.newest() != former {
+            let objects = self.groups.values().flat_map(Store::iter);
+            touched.extend(objects.map(|(key, _)| Arc::clone(&key.namespace)));
+        }
         touched
     }
 
-    /// The objects that count, oldest first.
-    fn oldest_first(&self, is_of: impl Fn(&T) -> bool) -> Vec<&Kept<T>> {
-        self.groups.get(&self.newest).map(|store| oldest_first(store, |kept| is_of(&kept.object))).unwrap_or_default()
+    /// The objects that count, oldest first, each with the group that it is of.
+    fn oldest_first(&self, is_of: impl Fn(&Kept<T>) -> bool) -> impl Iterator<Item = (ModelGroup, &Kept<T>)> {
+        let newest = self.groups.iter().next().map(|(group, store)| (*group, oldest_first(store, is_of)));
+        newest.into_iter().flat_map(|(group, objects)| objects.into_iter().map(move |kept| (group, kept)))
     }
 }
 
@@ -117,7 +129,7 @@ impl<T: OfPool + PartialEq> Grouped<T> {
     /// What all objects want, those included that do not count.
     fn claims(&self, kind: fn(ModelGroup) -> SubjectKind) -> impl Iterator<Item = Claim<'_>> {
         self.groups.iter().flat_map(move |(group, store)| {
-            let superseded_by = (*group != self.newest).then_some(self.newest);
+            let superseded_by = self.newest().filter(|newest| newest != group);
             store.iter().map(move |(_, kept)| Claim::of(kind(*group), kept, superseded_by))
         })
     }
@@ -200,8 +212,7 @@ impl Tuning {
     /// in their order.
     fn rewrites(&self, pool: &PoolId, verdicts: &mut Verdicts) -> Vec<ModelRule> {
         let (mut exact, mut generic) = (Vec::new(), Vec::new());
-        let of_pool = |rewrite: &InferenceModelRewrite| rewrite.pool() == Ok((pool.group, &*pool.key.name));
-        for kept in self.rewrites.oldest_first(of_pool).into_iter().filter(|kept| is_beside(&kept.identity, pool)) {
+        for (group, kept) in self.rewrites.oldest_first(|kept| is_of(kept, pool)) {
             let mut unread = Vec::new();
             for (at, rule) in kept.object.spec.rules.iter().enumerate() {
                 let (known, unknown): (Vec<_>, Vec<_>) = rule.matches.iter().partition(|entry| entry.model.is_exact());
@@ -231,7 +242,7 @@ impl Tuning {
                 let message = format!("{}: this picker knows matches of the type Exact alone", unread.join(", "));
                 Judgement::refused(Reason::Unsupported, message)
             };
-            judge(verdicts, SubjectKind::InferenceModelRewrite(self.rewrites.newest), &kept.identity, pool, judgement);
+            judge(verdicts, SubjectKind::InferenceModelRewrite(group), &kept.identity, pool, judgement);
         }
         exact.extend(generic);
         exact
@@ -239,12 +250,9 @@ impl Tuning {
 
     /// The rules of the pool's InferenceModels; of two with one model name the older counts.
     fn models(&self, pool: &PoolId, verdicts: &mut Verdicts) -> Vec<ModelRule> {
-        let of_pool = |kept: &Kept<InferenceModel>| {
-            kept.object.pool() == Ok((pool.group, &*pool.key.name)) && is_beside(&kept.identity, pool)
-        };
         let mut named: BTreeMap<&str, &ObjectKey> = BTreeMap::new();
         let mut rules = Vec::new();
-        for kept in oldest_first(&self.models, of_pool) {
+        for kept in oldest_first(&self.models, |kept| is_of(kept, pool)) {
             let spec = &kept.object.spec;
             let judgement = match named.get(&*spec.model_name) {
                 Some(first) => {
@@ -264,13 +272,11 @@ impl Tuning {
 
     /// The priorities of the pool's objectives, by name.
     fn objectives(&self, pool: &PoolId, verdicts: &mut Verdicts) -> BTreeMap<Arc<str>, i32> {
-        let of_pool = |objective: &InferenceObjective| objective.pool() == Ok((pool.group, &*pool.key.name));
         let mut priorities = BTreeMap::new();
-        for kept in self.objectives.oldest_first(of_pool).into_iter().filter(|kept| is_beside(&kept.identity, pool)) {
+        for (group, kept) in self.objectives.oldest_first(|kept| is_of(kept, pool)) {
             priorities.insert(Arc::clone(&kept.identity.key.name), kept.object.priority());
             let judgement = Judgement::accepted(format!("in force for the pool {}", pool.key));
-            let kind = SubjectKind::InferenceObjective(self.objectives.newest);
-            judge(verdicts, kind, &kept.identity, pool, judgement);
+            judge(verdicts, SubjectKind::InferenceObjective(group), &kept.identity, pool, judgement);
         }
         priorities
     }
@@ -344,6 +350,11 @@ fn read(scheduling: &Value, registry: &Registry) -> Result<(Policy, String), Str
 
 fn told(problems: &[Problem]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Whether an object wants to tune that pool.
+fn is_of<T: OfPool>(kept: &Kept<T>, pool: &PoolId) -> bool {
+    is_beside(&kept.identity, pool) && kept.object.pool() == Ok((pool.group, &*pool.key.name))
 }
 
 fn is_beside(identity: &Identity, pool: &PoolId) -> bool {
