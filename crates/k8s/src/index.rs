@@ -287,7 +287,7 @@ impl Index {
         }
         let Some((group, object)) = present else { return };
         let pool = self.pools.entry(key.clone()).or_insert_with(|| LivePool::new(group, object.clone()));
-        pool.is_misplaced |= pool.object.object != object.object;
+        pool.is_misplaced |= !pool.object.object.has_members_of(&object.object);
         pool.object = object;
     }
 

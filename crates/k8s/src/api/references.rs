@@ -84,6 +84,14 @@ impl PoolGroup {
         }
     }
 
+    /// Group and version, as in a manifest.
+    pub const fn api_version(&self) -> &'static str {
+        match self {
+            Self::Stable => "inference.networking.k8s.io/v1",
+            Self::Experimental => "inference.networking.x-k8s.io/v1alpha2",
+        }
+    }
+
     /// The group of that name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|group| group.as_str() == text)

@@ -98,6 +98,9 @@ fn a_selector_needs_all_its_labels_and_an_empty_one_selects_nothing() {
 
 #[test]
 fn a_reference_means_a_pool_of_one_group_or_none() {
+    for group in PoolGroup::ALL {
+        assert_eq!(group.api_version(), format!("{}/{}", group.as_str(), group.version()));
+    }
     let stable = PoolGroup::Stable.as_str();
     let group = "spec.poolRef.group: there are no InferencePools in \"\": name one of inference.networking.k8s.io or \
                  inference.networking.x-k8s.io";
