@@ -29,7 +29,7 @@ pub use inference_pool_v1alpha2::{
     ExtensionRef, InferencePoolV1Alpha2, InferencePoolV1Alpha2Spec, InferencePoolV1Alpha2Status,
 };
 pub use pool_spec::{AppProtocol, FailureMode, PickerRef, Pool, PoolSpec};
-pub use references::{ModelGroup, PoolGroup, PoolReference};
+pub use references::{ModelGroup, OfPool, PoolGroup, PoolReference, UnsupportedPool};
 pub use scheduling_policy::{
     AncestorReference, AncestorStatus, PolicyTargetReference, SchedulingPolicy, SchedulingPolicySpec,
     SchedulingPolicyStatus, ServiceReference,

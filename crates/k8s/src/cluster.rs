@@ -1,5 +1,6 @@
 //! Following a cluster: every kind's watch, the index over them, and the task that tells what they add up to.
 
+mod absence;
 mod kind;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ use pointsman_core::registry::Registry;
 use tokio::sync::{mpsc, watch as channel};
 use tokio::time::Instant;
 
+use self::absence::Absences;
 pub use self::kind::Kind;
 use crate::api::{ModelGroup, PoolGroup};
 use crate::index::{Index, News, Scope, Sight};
@@ -50,7 +52,7 @@ impl ClusterView {
     pub fn obstacles(&self, scope: &Scope) -> Vec<String> {
         let unknown = self.watches.iter().filter(|(kind, _)| !self.listed.contains(kind));
         let unread = unknown.filter_map(|(kind, state)| match state {
-            // What may not be read may be what somebody relies on, unless it lives in a newer group.
+            // What may not be read may be what somebody relies on, unless what was read counts in its place.
             WatchState::Forbidden(message) if !self.is_superseded(*kind) => {
                 Some(format!("{kind} cannot be watched ({message}): grant get, list and watch"))
             }
@@ -74,13 +76,14 @@ impl ClusterView {
         obstacles
     }
 
-    /// Whether the kind is known from its other group.
+    /// Whether a newer group of the kind was listed, whose objects count before this one's. The newest group of a kind
+    /// may hold objects that count before all that was read, whatever else is known.
     fn is_superseded(&self, kind: Kind) -> bool {
         let is_listed = |kind| self.listed.contains(&kind);
         match kind {
-            Kind::Pool(_) => PoolGroup::ALL.map(Kind::Pool).into_iter().any(is_listed),
-            Kind::Objective(_) => ModelGroup::ALL.map(Kind::Objective).into_iter().any(is_listed),
-            Kind::Rewrite(_) => ModelGroup::ALL.map(Kind::Rewrite).into_iter().any(is_listed),
+            Kind::Pool(group) => newer(PoolGroup::ALL, group).map(Kind::Pool).any(is_listed),
+            Kind::Objective(group) => newer(ModelGroup::ALL, group).map(Kind::Objective).any(is_listed),
+            Kind::Rewrite(group) => newer(ModelGroup::ALL, group).map(Kind::Rewrite).any(is_listed),
             Kind::Pod | Kind::Slice | Kind::Policy | Kind::Model => false,
         }
     }
@@ -123,11 +126,13 @@ pub async fn follow(
     let mut index = Index::new(scope, registry);
     let mut due: Option<Instant> = None;
     let mut has_basics_since: Option<Instant> = None;
+    let mut absences = Absences::default();
     loop {
         let deadline = match &*view.borrow() {
             seen if seen.is_settled => due,
             seen => seen.settles_at(has_basics_since),
         };
+        let absence_due = absences.due_at();
         tokio::select! {
             message = told.recv() => match message {
                 Some(Message::Saw(sight)) => {
@@ -135,6 +140,7 @@ pub async fn follow(
                     due.get_or_insert_with(|| Instant::now() + GATHER);
                 }
                 Some(Message::Stands(kind, state)) => {
+                    absences.stands(kind, &state, Instant::now());
                     stands(&view, kind, state);
                     if view.borrow().has_basics() {
                         has_basics_since.get_or_insert_with(Instant::now);
@@ -144,7 +150,13 @@ pub async fn follow(
             },
             Some(never) = watches.next() => match never {},
             () = news.closed() => return,
-            () = tokio::time::sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+            () = at(absence_due) => {
+                for kind in absences.take(&view.borrow(), Instant::now()) {
+                    kind.absence().into_iter().for_each(|sight| index.see(sight));
+                    due.get_or_insert_with(|| Instant::now() + GATHER);
+                }
+            }
+            () = at(deadline) => {
                 due = None;
                 let changed = index.news();
                 if !changed.is_empty() && news.send(changed).await.is_err() {
@@ -158,6 +170,19 @@ pub async fn follow(
             }
         }
     }
+}
+
+/// That moment; never where there is none.
+async fn at(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The groups of a kind that are newer than `group`; `all` are the newest first.
+fn newer<G: PartialEq>(all: impl IntoIterator<Item = G>, group: G) -> impl Iterator<Item = G> {
+    all.into_iter().take_while(move |other| *other != group)
 }
 
 /// Shows that a watch stands otherwise than before.

@@ -142,11 +142,7 @@ struct OutcomeLabel {
 impl Regarding {
     /// An InferencePool.
     pub fn pool(group: PoolGroup, key: ObjectKey, uid: Arc<str>) -> Self {
-        let api_version = match group {
-            PoolGroup::Stable => "inference.networking.k8s.io/v1",
-            PoolGroup::Experimental => "inference.networking.x-k8s.io/v1alpha2",
-        };
-        Self { api_version, kind: "InferencePool", key, uid }
+        Self { api_version: group.api_version(), kind: "InferencePool", key, uid }
     }
 }
 

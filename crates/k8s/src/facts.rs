@@ -20,7 +20,7 @@ const ACTIVE_PORTS_ANNOTATIONS: [&str; 2] = ["llm-d.ai/active-ports", "inference
 /// Names the engine that a pod runs. The first that is there counts.
 const ENGINE_LABELS: [&str; 2] = ["llm-d.ai/engine-type", "inference.networking.k8s.io/engine-type"];
 /// Which Service a slice belongs to.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+pub const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// Who an object is, and since when: of two that claim the same thing the older one wins, by name where both are as old.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -4,10 +4,11 @@
 //! **Invariants.**
 //! - A pool's picture depends on the objects as they were last seen alone, never on the order in which they came: after
 //!   any sequence of observations it is what an index that was told the last state at once would say. The one exception
-//!   is a policy whose newest version is refused: its last good one stays in force.
+//!   is a policy whose scheduling is refused: that of its last good version stays in force.
 //! - An endpoint that did not change is the same `Arc` in every picture, so that what follows compares addresses.
 //! - A pool that was made anew under an old name is another pool: nothing that belonged to the old one is left.
 
+mod judging;
 mod live_pool;
 mod membership;
 mod placement;
@@ -31,9 +32,9 @@ use crate::api::{
     InferenceModel, InferenceModelRewrite, InferenceObjective, ModelGroup, PoolGroup, PoolSpec, SchedulingPolicy,
 };
 use crate::events::{Notice, Regarding};
-use crate::facts::{Identity, Kept, PodFacts, SliceFacts};
+use crate::facts::{Kept, PodFacts, SliceFacts};
 use crate::key::ObjectKey;
-use crate::verdict::{Judgement, PoolId, Reason, Says, Subject, SubjectKind, Verdict, Verdicts};
+use crate::verdict::{PoolId, Verdicts};
 use crate::watch::Observed;
 
 /// Which pools are served.
@@ -286,7 +287,7 @@ impl Index {
         }
         let Some((group, object)) = present else { return };
         let pool = self.pools.entry(key.clone()).or_insert_with(|| LivePool::new(group, object.clone()));
-        pool.is_misplaced |= pool.object.object != object.object;
+        pool.is_misplaced |= !pool.object.object.has_members_of(&object.object);
         pool.object = object;
     }
 
@@ -317,43 +318,4 @@ impl Index {
         self.notices.extend(notice);
         picture
     }
-
-    /// What is thought of every object that the served pools' owners wrote.
-    fn judge(&self) -> Verdicts {
-        let mut verdicts = Verdicts::new();
-        for (_, kept) in self.tuning.policies.iter() {
-            let missing = |(group, name): (PoolGroup, &str)| {
-                let key = ObjectKey::new(&kept.identity.key.namespace, name);
-                let is_there = self.pools.get(&key).is_some_and(|pool| pool.group == group);
-                if is_there || !self.scope.includes(&key) {
-                    return None;
-                }
-                let message = match self.objects.get(&group)?.get(&key).and(self.pools.get(&key)) {
-                    Some(pool) => format!("the InferencePool {key} in {} counts instead", pool.group.as_str()),
-                    None => format!("there is no InferencePool {key} in {}", group.as_str()),
-                };
-                Some((PoolId { group, key }, vec![Judgement::refused(Reason::TargetNotFound, message)]))
-            };
-            let targets = kept.object.spec.target_refs.iter().filter_map(|target| target.pool());
-            let ancestors: BTreeMap<_, _> = targets.filter_map(missing).collect();
-            let says = Says::Ancestors(ancestors);
-            put(&mut verdicts, SubjectKind::SchedulingPolicy, &kept.identity, says);
-        }
-        for pool in self.pools.values() {
-            for (subject, verdict) in &pool.verdicts {
-                match (verdicts.get_mut(subject).map(Arc::make_mut), &verdict.says) {
-                    (Some(Verdict { says: Says::Ancestors(all), .. }), Says::Ancestors(one)) => {
-                        all.extend(one.iter().map(|(pool, judgements)| (pool.clone(), judgements.clone())));
-                    }
-                    _ => _ = verdicts.insert(subject.clone(), Arc::clone(verdict)),
-                }
-            }
-        }
-        verdicts
-    }
-}
-
-fn put(verdicts: &mut Verdicts, kind: SubjectKind, identity: &Identity, says: Says) {
-    let verdict = Verdict { uid: Arc::clone(&identity.uid), generation: identity.generation, says };
-    verdicts.insert(Subject { kind, key: identity.key.clone() }, Arc::new(verdict));
 }

@@ -14,6 +14,7 @@ use crate::api::{
     AncestorReference, InferenceModel, InferenceModelRewrite, InferenceObjective, ModelGroup, PoolGroup,
     SchedulingPolicy,
 };
+use crate::facts::Identity;
 use crate::key::ObjectKey;
 
 /// Every object that has a verdict. Written by the index alone, as a whole; an unchanged verdict keeps its `Arc`, so
@@ -56,7 +57,8 @@ pub struct Verdict {
 /// The shape of a verdict: that of the kind's status.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Says {
-    /// `status.conditions`. All verdicts on a kind hold the same condition types.
+    /// `status.conditions`. All verdicts on a kind hold the same condition types, and an object that is not in force keeps
+    /// one that says why, so that nothing that was said of it goes stale.
     Conditions(Vec<Judgement>),
     /// `status.ancestors`, one entry a pool; at most [`ANCESTORS_MAX`] of them count. A policy that no longer targets
     /// any pool of this process keeps a verdict without entries, which takes ours out of its status.
@@ -90,8 +92,6 @@ pub struct PoolId {
 pub enum ConditionType {
     /// The object is in force.
     Accepted,
-    /// What it refers to is there.
-    ResolvedRefs,
 }
 
 /// A condition's status.
@@ -101,8 +101,6 @@ pub enum Truth {
     True,
     /// It is not.
     False,
-    /// It cannot be told yet.
-    Unknown,
 }
 
 /// A condition's reason: those of GEP-713, of the Gateway API Inference Extension, and ours.
@@ -116,15 +114,11 @@ pub enum Reason {
     Invalid,
     /// What it targets is not there.
     TargetNotFound,
-    /// Not judged yet.
-    Pending,
     /// An older InferenceModel has the same model name.
     ModelNameInUse,
     /// In force, but for fields that this version of the picker does not know.
     UnknownFields,
-    /// What it refers to is there.
-    ResolvedRefs,
-    /// The object is of a kind that this version of the picker does not read.
+    /// The object is of a kind, or names one, that this picker does not read.
     Unsupported,
 }
 
@@ -160,6 +154,25 @@ fn api_resource<K: Resource>(dynamic: &K::DynamicType) -> ApiResource {
     ApiResource::erase::<K>(dynamic)
 }
 
+impl Verdict {
+    /// What is thought of the very object that `identity` is.
+    pub(crate) fn on(identity: &Identity, says: Says) -> Arc<Self> {
+        Arc::new(Self { uid: Arc::clone(&identity.uid), generation: identity.generation, says })
+    }
+}
+
+impl Judgement {
+    /// The object is in force.
+    pub(crate) fn accepted(message: String) -> Self {
+        Self { condition: ConditionType::Accepted, status: Truth::True, reason: Reason::Accepted, message }
+    }
+
+    /// The object is not in force.
+    pub(crate) fn refused(reason: Reason, message: String) -> Self {
+        Self { condition: ConditionType::Accepted, status: Truth::False, reason, message }
+    }
+}
+
 impl PoolId {
     /// How a policy's status refers to it.
     pub fn to_ancestor(&self) -> AncestorReference {
@@ -172,7 +185,6 @@ impl ConditionType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "Accepted",
-            Self::ResolvedRefs => "ResolvedRefs",
         }
     }
 }
@@ -183,7 +195,6 @@ impl Truth {
         match self {
             Self::True => "True",
             Self::False => "False",
-            Self::Unknown => "Unknown",
         }
     }
 }
@@ -202,10 +213,8 @@ impl Reason {
             Self::Conflicted => "Conflicted",
             Self::Invalid => "Invalid",
             Self::TargetNotFound => "TargetNotFound",
-            Self::Pending => "Pending",
             Self::ModelNameInUse => "ModelNameInUse",
             Self::UnknownFields => "UnknownFields",
-            Self::ResolvedRefs => "ResolvedRefs",
             Self::Unsupported => "Unsupported",
         }
     }

@@ -51,6 +51,9 @@ pub enum Observed<T> {
     Put(ObjectKey, T),
     /// One that is there no more.
     Gone(ObjectKey),
+    /// The kind itself is there no more. A watch alone never says so: one answer that the kind is not known may come
+    /// from an API server that has only begun to serve.
+    Absent,
 }
 
 /// How a watch stands.

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use super::{PoolGroup, PoolReference, resource};
+use super::{OfPool, PoolGroup, PoolReference, resource};
 
 /// How important the requests for one model name are, and which models answer them.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -78,9 +78,12 @@ impl InferenceModel {
             _ => Criticality::Standard,
         }
     }
+}
 
-    /// The pool that it belongs to.
-    pub fn pool(&self) -> Option<(PoolGroup, &str)> {
-        self.spec.pool_ref.pool(PoolGroup::Experimental)
+impl OfPool for InferenceModel {
+    const DEFAULT_GROUP: PoolGroup = PoolGroup::Experimental;
+
+    fn pool_ref(&self) -> &PoolReference {
+        &self.spec.pool_ref
     }
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelGroup, PoolGroup, PoolReference, resource};
+use super::{ModelGroup, OfPool, PoolGroup, PoolReference, resource};
 
 /// Which models answer for the model names that requests give.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -88,10 +88,13 @@ resource!(
     "inferencemodelrewrites"
 );
 
-impl InferenceModelRewrite {
-    /// The pool that it belongs to.
-    pub fn pool(&self) -> Option<(PoolGroup, &str)> {
-        self.spec.pool_ref.pool(PoolGroup::Stable)
+impl InferenceModelRewrite {}
+
+impl OfPool for InferenceModelRewrite {
+    const DEFAULT_GROUP: PoolGroup = PoolGroup::Stable;
+
+    fn pool_ref(&self) -> &PoolReference {
+        &self.spec.pool_ref
     }
 }
 

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use super::{ModelGroup, PoolGroup, PoolReference, resource};
+use super::{ModelGroup, OfPool, PoolGroup, PoolReference, resource};
 
 /// How important the requests are that name this object.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -47,9 +47,12 @@ impl InferenceObjective {
         let bounded = self.spec.priority.unwrap_or_default().clamp(i32::MIN.into(), i32::MAX.into());
         i32::try_from(bounded).unwrap_or_default()
     }
+}
 
-    /// The pool that it belongs to.
-    pub fn pool(&self) -> Option<(PoolGroup, &str)> {
-        self.spec.pool_ref.pool(PoolGroup::Stable)
+impl OfPool for InferenceObjective {
+    const DEFAULT_GROUP: PoolGroup = PoolGroup::Stable;
+
+    fn pool_ref(&self) -> &PoolReference {
+        &self.spec.pool_ref
     }
 }

@@ -70,6 +70,11 @@ impl PoolSpec {
     pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
         !self.selector.is_empty() && self.selector.iter().all(|(key, value)| labels.get(key) == Some(value))
     }
+
+    /// Whether `other` makes the same endpoints of the same pods.
+    pub(crate) fn has_members_of(&self, other: &Self) -> bool {
+        (&self.selector, &self.target_ports) == (&other.selector, &other.target_ports)
+    }
 }
 
 impl PickerRef {

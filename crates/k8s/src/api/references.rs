@@ -37,6 +37,33 @@ pub struct PoolReference {
     pub name: String,
 }
 
+/// Why a reference means no pool that the picker could serve.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnsupportedPool {
+    /// It is of another kind.
+    #[error("spec.poolRef.kind: {0} is not supported: name an InferencePool")]
+    Kind(String),
+    /// It is of a group that has no InferencePools.
+    #[error("spec.poolRef.group: there are no InferencePools in {0:?}: name one of {stable} or {experimental}",
+        stable = PoolGroup::Stable.as_str(), experimental = PoolGroup::Experimental.as_str())]
+    Group(String),
+}
+
+/// An object that tunes one pool of its own namespace.
+pub trait OfPool {
+    /// The group that is meant where the object names none.
+    const DEFAULT_GROUP: PoolGroup;
+
+    /// The pool as it is written.
+    fn pool_ref(&self) -> &PoolReference;
+
+    /// The pool that is meant.
+    fn pool(&self) -> Result<(PoolGroup, &str), UnsupportedPool> {
+        let reference = self.pool_ref();
+        Ok((reference.group(Self::DEFAULT_GROUP)?, &reference.name))
+    }
+}
+
 impl PoolGroup {
     /// Both, the newer first.
     pub const ALL: [Self; 2] = [Self::Stable, Self::Experimental];
@@ -54,6 +81,14 @@ impl PoolGroup {
         match self {
             Self::Stable => "v1",
             Self::Experimental => "v1alpha2",
+        }
+    }
+
+    /// Group and version, as in a manifest.
+    pub const fn api_version(&self) -> &'static str {
+        match self {
+            Self::Stable => "inference.networking.k8s.io/v1",
+            Self::Experimental => "inference.networking.x-k8s.io/v1alpha2",
         }
     }
 
@@ -79,12 +114,12 @@ impl ModelGroup {
 }
 
 impl PoolReference {
-    /// The pool that is meant; `None` when it is of a kind or group that is not an InferencePool's.
-    pub fn pool(&self, default_group: PoolGroup) -> Option<(PoolGroup, &str)> {
-        if self.kind.as_deref().is_some_and(|kind| kind != "InferencePool") {
-            return None;
+    /// The group of the pool that is meant, `default` where none is written.
+    pub fn group(&self, default: PoolGroup) -> Result<PoolGroup, UnsupportedPool> {
+        if let Some(kind) = self.kind.as_deref().filter(|kind| *kind != "InferencePool") {
+            return Err(UnsupportedPool::Kind(kind.into()));
         }
-        let group = self.group.as_deref().map_or(Some(default_group), PoolGroup::parse)?;
-        Some((group, &self.name))
+        let parse = |group: &str| PoolGroup::parse(group).ok_or_else(|| UnsupportedPool::Group(group.into()));
+        self.group.as_deref().map_or(Ok(default), parse)
     }
 }

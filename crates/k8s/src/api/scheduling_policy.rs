@@ -98,6 +98,13 @@ pub struct AncestorReference {
 
 resource!(SchedulingPolicy, GROUP, VERSION, "SchedulingPolicy", "schedulingpolicies");
 
+impl SchedulingPolicySpec {
+    /// Whether it is for that pool of the policy's namespace. Of all that are, the oldest counts.
+    pub fn targets(&self, group: PoolGroup, name: &str) -> bool {
+        self.target_refs.iter().filter_map(PolicyTargetReference::pool).any(|target| target == (group, name))
+    }
+}
+
 impl PolicyTargetReference {
     /// The pool that is meant; `None` when it is of a kind or group that is not an InferencePool's.
     pub fn pool(&self) -> Option<(PoolGroup, &str)> {

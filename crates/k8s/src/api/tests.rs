@@ -98,17 +98,26 @@ fn a_selector_needs_all_its_labels_and_an_empty_one_selects_nothing() {
 
 #[test]
 fn a_reference_means_a_pool_of_one_group_or_none() {
-    let reference = |object: Value| read::<PoolReference>(object);
+    for group in PoolGroup::ALL {
+        assert_eq!(group.api_version(), format!("{}/{}", group.as_str(), group.version()));
+    }
     let stable = PoolGroup::Stable.as_str();
+    let group = "spec.poolRef.group: there are no InferencePools in \"\": name one of inference.networking.k8s.io or \
+                 inference.networking.x-k8s.io";
+    let kind = |kind: &str| format!("spec.poolRef.kind: {kind} is not supported: name an InferencePool");
     for (object, meant) in [
-        (json!({"name": "p"}), Some(PoolGroup::Experimental)),
-        (json!({"name": "p", "group": stable, "kind": "InferencePool"}), Some(PoolGroup::Stable)),
-        (json!({"name": "p", "group": "", "kind": "InferencePool"}), None),
-        (json!({"name": "p", "kind": "Service"}), None),
-        (json!({"name": "p", "group": "inference.networking.x-k8s.io", "kind": "InferencePoolImport"}), None),
+        (json!({"name": "p"}), Ok(PoolGroup::Experimental)),
+        (json!({"name": "p", "group": stable, "kind": "InferencePool"}), Ok(PoolGroup::Stable)),
+        (json!({"name": "p", "group": "", "kind": "InferencePool"}), Err(group.to_owned())),
+        (json!({"name": "p", "kind": "Service"}), Err(kind("Service"))),
+        (
+            json!({"name": "p", "group": "inference.networking.x-k8s.io", "kind": "InferencePoolImport"}),
+            Err(kind("InferencePoolImport")),
+        ),
     ] {
-        let reference = reference(object);
-        assert_eq!(reference.pool(PoolGroup::Experimental), meant.map(|group| (group, "p")), "{reference:?}");
+        let model: InferenceModel = read(json!({"spec": {"modelName": "m", "poolRef": object}}));
+        let found = model.pool().map_err(|error| error.to_string());
+        assert_eq!(found, meant.map(|group| (group, "p")), "{object}");
     }
     let target =
         |group: &str, kind: &str| PolicyTargetReference { group: group.into(), kind: kind.into(), name: "p".into() };

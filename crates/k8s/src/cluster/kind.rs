@@ -64,6 +64,17 @@ impl Kind {
         }
     }
 
+    /// That the kind is not there; `None` for those of which that is never believed ([`super::absence`]).
+    pub(super) fn absence(self) -> Option<Sight> {
+        match self {
+            Self::Pool(_) | Self::Pod | Self::Slice => None,
+            Self::Policy => Some(Sight::Policy(Observed::Absent)),
+            Self::Model => Some(Sight::Model(Observed::Absent)),
+            Self::Objective(group) => Some(Sight::Objective(group, Observed::Absent)),
+            Self::Rewrite(group) => Some(Sight::Rewrite(group, Observed::Absent)),
+        }
+    }
+
     /// Watches the kind within the scope, and tells all that it sees.
     pub(super) fn watch(
         self,

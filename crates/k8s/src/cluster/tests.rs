@@ -12,6 +12,8 @@ use crate::scripted_api::{Call, OpenWatch, Requests, scripted_api};
 const AT_ONCE: Duration = Duration::from_millis(50);
 const STABLE: Kind = Kind::Pool(PoolGroup::Stable);
 const EXPERIMENTAL: Kind = Kind::Pool(PoolGroup::Experimental);
+const LLM_D: ModelGroup = ModelGroup::LlmD;
+const OLD: ModelGroup = ModelGroup::Experimental;
 
 /// What the API server says to lists of a kind.
 #[derive(Clone, Debug)]
@@ -232,6 +234,92 @@ async fn changes_are_told_together_and_soon() {
     assert_eq!(bench.obstacles(), [obstacle]);
 }
 
+fn objective(group: ModelGroup, priority: i64) -> Value {
+    json!({
+        "apiVersion": format!("{}/v1alpha2", group.as_str()), "kind": "InferenceObjective",
+        "metadata": {"name": "high", "namespace": "default", "uid": group.as_str(), "resourceVersion": "3"},
+        "spec": {"priority": priority, "poolRef": {"name": "chat"}},
+    })
+}
+
+impl Bench {
+    /// The priority of the objective `high` as the news since the last time tell it last.
+    fn priority(&mut self) -> Option<i32> {
+        let mut priority = None;
+        while let Ok(news) = self.news.try_recv() {
+            let policies = news.pools.into_iter().filter_map(|news| match news {
+                PoolNews::Is(picture) => picture.policy,
+                PoolNews::Gone(_) => None,
+            });
+            for policy in policies {
+                priority = policy.objectives.get("high").copied();
+            }
+        }
+        priority
+    }
+
+    /// From now on the API server says this of a kind, whose watch breaks.
+    fn turn(&mut self, kind: Kind, answer: Answer) {
+        self.answers.insert(kind, answer);
+        self.watches.remove(&kind);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_was_uninstalled_counts_no_longer_and_the_older_group_counts_again() {
+    let (newer, older) = (Kind::Objective(LLM_D), Kind::Objective(OLD));
+    let answers =
+        [(newer, Answer::Objects(vec![objective(LLM_D, 2)])), (older, Answer::Objects(vec![objective(OLD, 1)]))];
+    let mut bench = Bench::new(&answers);
+    bench.pass(AT_ONCE).await;
+    assert_eq!(bench.priority(), Some(2));
+    bench.turn(newer, Answer::Failure(404));
+    bench.pass(absence::LASTING).await;
+    assert_eq!(bench.priority(), None, "nothing is told before that has lasted");
+    bench.pass(PATIENCE).await;
+    assert_eq!(bench.priority(), Some(1));
+    bench.turn(newer, Answer::Objects(vec![objective(LLM_D, 3)]));
+    bench.pass(PATIENCE).await;
+    assert_eq!(bench.priority(), Some(3), "installed again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kind_that_is_unknown_while_the_api_server_comes_back_counts_on() {
+    let objects = Answer::Objects(vec![objective(LLM_D, 2)]);
+    let newer = Kind::Objective(LLM_D);
+    // What else is ill; and how long the kind is not known.
+    for (others, lasts) in [
+        (vec![], absence::LASTING - PATIENCE),
+        (vec![(STABLE, 404), (EXPERIMENTAL, 404)], absence::LASTING * 5),
+        (vec![(Kind::Pod, 500)], absence::LASTING * 5),
+    ] {
+        let mut bench = Bench::new(&[(newer, objects.clone())]);
+        bench.pass(AT_ONCE).await;
+        assert_eq!(bench.priority(), Some(2));
+        let healthy = bench.answers.clone();
+        bench.turn(newer, Answer::Failure(404));
+        for (kind, code) in &others {
+            bench.turn(*kind, Answer::Failure(*code));
+        }
+        bench.pass(lasts).await;
+        bench.answers = healthy;
+        bench.pass(PATIENCE).await;
+        assert!(bench.news.try_recv().is_err(), "{others:?}: nothing changed");
+        assert!(bench.view.borrow().watches.values().all(|state| *state == WatchState::Synced));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn pools_are_never_believed_to_be_uninstalled() {
+    let mut bench = Bench::new(&[]);
+    bench.pass(AT_ONCE).await;
+    bench.told();
+    bench.turn(STABLE, Answer::Failure(404));
+    bench.pass(absence::LASTING * 5).await;
+    assert!(bench.told().is_none());
+    assert_eq!(bench.view.borrow().pools, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn ends_when_nobody_listens() {
     let mut bench = Bench::new(&[]);
@@ -287,6 +375,28 @@ fn what_stands_in_the_way() {
         (view(true, 0, &[STABLE], &[]), &all, vec![]),
         (view(true, 1, &[STABLE], &[(STABLE, failing()), (Kind::Policy, failing())]), &ours, vec![]),
         (view(true, 1, &[STABLE], &[(EXPERIMENTAL, forbidden())]), &ours, vec![]),
+        // Of what counts before all that was read nobody can say that it is not needed.
+        (
+            view(true, 1, &[EXPERIMENTAL], &[(STABLE, forbidden())]),
+            &ours,
+            vec!["inferencepools.inference.networking.k8s.io cannot be watched (no): grant get, list and watch"],
+        ),
+        (view(true, 1, &[STABLE, Kind::Objective(LLM_D)], &[(Kind::Objective(OLD), forbidden())]), &ours, vec![]),
+        (
+            view(true, 1, &[STABLE, Kind::Objective(OLD)], &[(Kind::Objective(LLM_D), forbidden())]),
+            &ours,
+            vec!["inferenceobjectives.llm-d.ai cannot be watched (no): grant get, list and watch"],
+        ),
+        (
+            view(
+                true,
+                1,
+                &[STABLE, Kind::Rewrite(OLD), Kind::Objective(LLM_D)],
+                &[(Kind::Rewrite(LLM_D), forbidden())],
+            ),
+            &ours,
+            vec!["inferencemodelrewrites.llm-d.ai cannot be watched (no): grant get, list and watch"],
+        ),
         (
             view(true, 1, &[STABLE], &[(Kind::Model, forbidden())]),
             &ours,

@@ -7,6 +7,11 @@ use crate::facts::{SliceAddress, SliceFacts};
 use crate::key::ObjectKey;
 
 /// Where a pod is, and whether it is going away.
+///
+/// What a slice says of `ready` and `serving` is left out: the slice's controller takes both from the pod's own condition
+/// Ready, which is watched too and is there first. So a pool that selects its pods believes the pod, and `serving: false`
+/// on a hand-written slice keeps no such pod out. That it is going away is believed of whoever says so, since nothing
+/// undoes it. A pool whose membership is a Service has the slices alone to go by, and follows both conditions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Placement {
     pub(super) is_terminating: bool,

@@ -31,6 +31,7 @@ impl<T: PartialEq> Store<T> {
             Observed::Gone(key) => {
                 self.0.remove(&key).map(|former| Changed { key, former: Some(former) }).into_iter().collect()
             }
+            Observed::Absent => self.apply(Observed::All { objects: Vec::new(), unreadable: Vec::new() }),
             Observed::All { objects, unreadable } => {
                 let there: HashSet<ObjectKey> =
                     objects.iter().map(|(key, _)| key).chain(&unreadable).cloned().collect();

@@ -12,3 +12,4 @@ use pointsman_core::endpoint::Endpoint;
 
 use super::*;
 use crate::events::NoticeReason;
+use crate::verdict::{Reason, Says, Subject, SubjectKind};

@@ -18,7 +18,6 @@ use anyhow::{Context, Result};
 use pointsman_k8s::api::SchedulingPolicy;
 
 use self::pickers::Pickers;
-pub(super) use self::policies::is_accepted_for;
 use self::report::Report;
 use super::Terminal;
 use super::args::{CheckArgs, Output};

@@ -16,15 +16,12 @@ use pointsman_k8s::api::{
     InferencePool, InferencePoolV1Alpha2, ParentStatus, Pool, PoolGroup, PoolSpec, SchedulingPolicy,
 };
 use pointsman_k8s::calls::{CallError, Failure, within};
-use pointsman_k8s::facts::{PodFacts, SliceFacts};
+use pointsman_k8s::facts::{Identity, PodFacts, SERVICE_LABEL, SliceFacts};
 use pointsman_k8s::key::ObjectKey;
 use serde::de::DeserializeOwned;
 
 use super::admin_client::{Replicas, Way};
 use super::args::{ClusterArgs, PickerArgs};
-
-/// Which Service an EndpointSlice belongs to.
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
 /// A cluster, as somebody whom it lets in.
 #[derive(Clone)]
@@ -205,7 +202,7 @@ impl Cluster {
         Ok(pools)
     }
 
-    /// A pool's members, by name: the pods that it selects or, where a policy in force names a Service, what the
+    /// A pool's members, by name: the pods that it selects or, where its oldest policy names a Service, what the
     /// Service's EndpointSlices list. Those that are over or being deleted are no members.
     pub(crate) async fn members(&self, pool: &PoolObject, policies: &[SchedulingPolicy]) -> Result<Vec<Member>> {
         let mut members = match membership_service(pool, policies) {
@@ -313,11 +310,12 @@ fn member(pod: Pod) -> Member {
     Member { name, is_ready: facts.is_ready && facts.ip.is_some(), is_cordoned: facts.cordon.is_some() }
 }
 
-/// The Service that a policy makes the pool's membership. The picker takes the oldest policy that it accepts; its
-/// verdict stands in the status.
+/// The Service that a policy makes the pool's membership: the oldest policy decides, as for the picker, whatever became
+/// of its scheduling.
 fn membership_service<'a>(pool: &PoolObject, policies: &'a [SchedulingPolicy]) -> Option<&'a str> {
-    let in_force = policies.iter().filter(|policy| super::check::is_accepted_for(policy, pool));
-    in_force.filter_map(|policy| Some(&*policy.spec.service.as_ref()?.name)).next()
+    let of_pool = policies.iter().filter(|policy| policy.spec.targets(pool.group, &pool.key.name));
+    let oldest = of_pool.min_by_key(|policy| Identity::of(&policy.metadata))?;
+    oldest.spec.service.as_ref().map(|service| &*service.name)
 }
 
 /// The pickers that the flags name or, where they name none, those of the pools that are meant. Where the cluster was
@@ -349,7 +347,41 @@ pub(crate) async fn reach(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    #[test]
+    fn the_oldest_policy_names_the_members_even_while_it_is_refused() {
+        let policy = |name: &str, second: u32, pool: &str, service: Option<&str>| -> SchedulingPolicy {
+            let target = json!({"group": "inference.networking.k8s.io", "kind": "InferencePool", "name": pool});
+            let condition = json!({
+                "type": "Accepted", "status": "False", "reason": "Invalid", "message": "spec.profile: no",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            let ancestor =
+                json!({"ancestorRef": target, "controllerName": "pointsman.dev/picker", "conditions": [condition]});
+            let created = format!("2026-01-01T00:00:{second:02}Z");
+            serde_json::from_value(json!({
+                "metadata": {"name": name, "namespace": "prod", "creationTimestamp": created},
+                "spec": {"targetRefs": [target], "service": service.map(|name| json!({"name": name}))},
+                "status": {"ancestors": [ancestor]},
+            }))
+            .unwrap()
+        };
+        let key = ObjectKey::new("prod", "chat");
+        let pool = PoolObject { group: PoolGroup::Stable, key, spec: PoolSpec::default(), parents: Vec::new() };
+        let refused = policy("refused", 2, "chat", Some("external"));
+        for (others, expected) in [
+            (vec![], Some("external")),
+            (vec![policy("younger", 3, "chat", Some("late"))], Some("external")),
+            (vec![policy("of-other", 1, "other", Some("other"))], Some("external")),
+            (vec![policy("older", 1, "chat", None)], None),
+        ] {
+            let policies: Vec<_> = others.into_iter().chain([refused.clone()]).collect();
+            assert_eq!(membership_service(&pool, &policies), expected, "{policies:?}");
+        }
+    }
 
     #[test]
     fn a_pool_is_meant_by_its_name_and_by_its_namespace_where_one_is_said() {

@@ -73,12 +73,12 @@ fn of_two_models_with_one_name_the_older_counts() {
     assert_eq!(judged(&world, "a"), Some((Reason::ModelNameInUse, message)));
     world.see([gone(named("b", 1))]);
     assert_eq!((judged(&world, "a").unwrap().0, judged(&world, "b")), (Reason::Accepted, None));
-    // In another pool the name is free, and a pool that is not there is nobody's.
+    // In another pool the name is free, once that is there.
     let of_other = model("c", 3, json!({"modelName": "gpt", "poolRef": {"name": "other"}}));
     world.see([of_other]);
-    assert_eq!(judged(&world, "c"), None);
+    assert_eq!(judged(&world, "c").unwrap().0, Reason::TargetNotFound);
     world.see([old_pool("other", json!({}))]);
-    assert!(world.verdicts.keys().any(|subject| &*subject.key.name == "c"));
+    assert_eq!(judged(&world, "c").unwrap().0, Reason::Accepted);
 }
 
 #[test]
@@ -171,7 +171,13 @@ fn an_objective_gives_its_name_a_priority() {
         world.pool("chat").tuned.objectives.iter().map(|(name, priority)| (&**name, *priority)).collect();
     assert_eq!(found, [("beyond", i32::MAX), ("high", 10), ("low", -5), ("unset", 0)]);
     assert_eq!(world.judged(SubjectKind::InferenceObjective(LLMD), "high").unwrap().0, Reason::Accepted);
-    assert_eq!(world.judged(SubjectKind::InferenceObjective(LLMD), "of-other"), None);
+    for (name, missing) in [
+        ("of-other", "there is no InferencePool default/other in inference.networking.k8s.io"),
+        ("of-old", "there is no InferencePool default/chat in inference.networking.x-k8s.io"),
+    ] {
+        let judged = world.judged(SubjectKind::InferenceObjective(LLMD), name);
+        assert_eq!(judged, Some((Reason::TargetNotFound, missing)));
+    }
     world.see([gone(objective(LLMD, "high", json!({})))]);
     assert_eq!(world.judged(SubjectKind::InferenceObjective(LLMD), "high"), None);
 }
@@ -189,11 +195,78 @@ fn where_a_kind_is_in_both_groups_the_newer_alone_counts() {
     // As soon as the newer one's CRD is there, even with nothing in it.
     world.see([Sight::Objective(LLMD, none())]);
     assert_eq!((objectives(&world), world.pool("chat").tuned.rules.len()), (vec![], 1));
-    assert_eq!(world.judged(SubjectKind::InferenceObjective(OLD), "high"), None);
+    let superseded = "the cluster has this kind in llm-d.ai too, and what is there counts instead";
+    let judged = world.judged(SubjectKind::InferenceObjective(OLD), "high");
+    assert_eq!(judged, Some((Reason::Unsupported, superseded)));
+    assert_eq!(world.judged(SubjectKind::InferenceModelRewrite(OLD), "r").unwrap().0, Reason::Accepted);
     world.see([Sight::Rewrite(LLMD, none()), objective(LLMD, "high", json!({"priority": 2}))]);
     assert_eq!((objectives(&world), world.pool("chat").tuned.rules.len()), (vec![2], 0));
     assert_eq!(
         world.see([objective(OLD, "high", json!({"priority": 3})), rewrite(OLD, "r", 0, generic("x"))]),
         Settled::default()
     );
+}
+
+/// One object of each kind that belongs to one pool, for a pool that `pool_ref` changes.
+fn of_each_kind(pool_ref: serde_json::Value) -> [(SubjectKind, Sight); 3] {
+    let stable = merged(json!({"group": STABLE.as_str(), "kind": "InferencePool", "name": "chat"}), pool_ref);
+    let Sight::Rewrite(group, Observed::Put(key, mut kept)) = rewrite(LLMD, "o", 0, json!([])) else { unreachable!() };
+    kept.object.spec.pool_ref = serde_json::from_value(stable.clone()).unwrap();
+    [
+        (SubjectKind::InferenceModel, model("o", 0, json!({"poolRef": stable}))),
+        (SubjectKind::InferenceObjective(LLMD), objective(LLMD, "o", json!({"poolRef": stable}))),
+        (SubjectKind::InferenceModelRewrite(LLMD), Sight::Rewrite(group, Observed::Put(key, kept))),
+    ]
+}
+
+#[test]
+fn what_no_longer_has_its_pool_says_so() {
+    for at in 0..3 {
+        let of = |pool: &str| of_each_kind(json!({"name": pool}))[at].clone();
+        let (kind, sight) = of("chat");
+        let mut world = World::with([pool("chat", json!({})), sight]);
+        let judged = |world: &World| world.judged(kind, "o").map(|(reason, message)| (reason, message.to_owned()));
+        let missing = |pool: &str| {
+            let message = format!("there is no InferencePool default/{pool} in inference.networking.k8s.io");
+            Some((Reason::TargetNotFound, message))
+        };
+        assert_eq!(judged(&world).unwrap().0, Reason::Accepted);
+        world.see([gone(pool("chat", json!({})))]);
+        assert_eq!(judged(&world), missing("chat"));
+        world.see([old_pool("chat", json!({}))]);
+        assert_eq!(judged(&world), missing("chat"), "a pool of the other group is another pool");
+        world.see([pool("chat", json!({}))]);
+        assert_eq!(judged(&world).unwrap().0, Reason::Accepted);
+        world.see([of("other").1]);
+        assert_eq!(judged(&world), missing("other"));
+        world.see([gone(of("other").1)]);
+        assert_eq!(judged(&world), None);
+        // What is beyond the scope is not ours to judge.
+        let mut world = World::of(Scope::Pool(ObjectKey::new(NAMESPACE, "chat")));
+        world.see([of("other").1]);
+        assert_eq!(judged(&world), None);
+        world.see([of("chat").1]);
+        assert_eq!(judged(&world), missing("chat"));
+    }
+}
+
+#[test]
+fn what_names_no_pool_is_refused_by_the_name_of_what_it_names() {
+    for (pool_ref, expected) in [
+        (
+            json!({"group": EXPERIMENTAL.as_str(), "kind": "InferencePoolImport"}),
+            "spec.poolRef.kind: InferencePoolImport is not supported: name an InferencePool",
+        ),
+        (json!({"kind": "Service"}), "spec.poolRef.kind: Service is not supported: name an InferencePool"),
+        (
+            json!({"group": "example.com"}),
+            "spec.poolRef.group: there are no InferencePools in \"example.com\": name one of \
+             inference.networking.k8s.io or inference.networking.x-k8s.io",
+        ),
+    ] {
+        for (kind, sight) in of_each_kind(pool_ref) {
+            let world = World::with([pool("chat", json!({})), sight]);
+            assert_eq!(world.judged(kind, "o"), Some((Reason::Unsupported, expected)));
+        }
+    }
 }

@@ -45,13 +45,15 @@ fn a_version_that_is_wrong_waits_and_the_last_good_one_stays() {
     let listed = slice("s", json!([address("192.0.2.1", json!({}))]), json!({}));
     let good = json!({"fallbacks": 1, "service": {"name": "chat"}});
     let mut world = World::with([pool("chat", json!({})), pod("a", json!({})), listed, version(1, good.clone())]);
-    let told = world.see([version(2, json!({"fallbacks": "many", "profile": {"picker": {"type": "max-skore"}}}))]);
+    let wrong = json!({"fallbacks": "many", "profile": {"picker": {"type": "max-skore"}}, "service": {"name": "chat"}});
+    let told = world.see([version(2, wrong)]);
     assert_eq!(told.changed, [""; 0]);
     assert_eq!((world.pool("chat").tuned.fallbacks, world.addresses()), (1, vec!["192.0.2.1:8000".to_owned()]));
     let (reason, message) = world.judged(POLICY, "p").unwrap();
     assert_eq!(reason, Reason::Invalid);
     assert!(message.contains("spec.fallbacks: ") && message.contains("spec.profile.picker.type: "), "{message}");
-    assert!(message.ends_with("; its last good version stays in force"), "{message}");
+    let stays = "; its last good scheduling stays in force, with the members of the Service chat";
+    assert!(message.ends_with(stays), "{message}");
     assert_eq!(told.notices, [(NoticeReason::PolicyRejected, format!("SchedulingPolicy p: {message}"))]);
     assert_eq!(world.verdicts.values().map(|verdict| verdict.generation).collect::<Vec<_>>(), [2]);
     // What else tunes the pool changes meanwhile, and nothing is told twice.
@@ -79,6 +81,48 @@ fn a_policy_that_was_never_good_leaves_the_defaults() {
     anew.identity.uid = "next".into();
     world.see([Sight::Policy(Observed::Put(key, anew))]);
     assert_eq!(world.pool("chat").tuned.fallbacks, pointsman_core::policy::DEFAULT_FALLBACKS);
+}
+
+#[test]
+fn a_refused_policy_names_the_members_all_the_same_to_every_replica() {
+    let slices = || {
+        let of = |service: &str, ip: &str| {
+            let labels = json!({"metadata": {"labels": {"kubernetes.io/service-name": service}}});
+            slice(service, json!([address(ip, json!({}))]), labels)
+        };
+        [pool("chat", json!({})), pod("a", json!({})), of("chat", "192.0.2.1"), of("second", "192.0.2.2")]
+    };
+    let mut running = World::with(slices());
+    running.see([version(1, json!({"fallbacks": 1, "service": {"name": "chat"}}))]);
+    for (generation, service, expected) in [
+        (2, json!({"name": "chat"}), "192.0.2.1:8000"),
+        (3, json!({"name": "second"}), "192.0.2.2:8000"),
+        (4, json!(null), "10.0.0.1:8000"),
+    ] {
+        let refused = || version(generation, json!({"fallbacks": "many", "service": service}));
+        running.see([refused()]);
+        let mut restarted = World::with(slices());
+        restarted.see([refused()]);
+        for world in [&running, &restarted] {
+            assert_eq!(world.addresses(), [expected], "{service}");
+            let (reason, message) = world.judged(POLICY, "p").unwrap();
+            let told = service["name"].as_str().map(|name| format!(", with the members of the Service {name}"));
+            assert_eq!(reason, Reason::Invalid);
+            assert!(message.ends_with(told.as_deref().unwrap_or("in force")), "{message}");
+        }
+        assert_eq!((running.pool("chat").tuned.fallbacks, restarted.pool("chat").tuned.fallbacks), (1, 2));
+    }
+}
+
+#[test]
+fn a_younger_policy_is_not_told_that_a_refused_one_is_in_force() {
+    let mut world =
+        World::with([pool("chat", json!({})), version(1, json!({"fallbacks": 99})), policy("young", 1, json!({}))]);
+    let conflict = "default/p is older and counts, though its scheduling is refused, for the pool default/chat";
+    assert_eq!(world.judged(POLICY, "young"), Some((Reason::Conflicted, conflict)));
+    world.see([version(2, json!({"fallbacks": 1}))]);
+    let conflict = "default/p is older and is in force for the pool default/chat";
+    assert_eq!(world.judged(POLICY, "young"), Some((Reason::Conflicted, conflict)));
 }
 
 #[test]
