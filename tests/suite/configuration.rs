@@ -66,7 +66,7 @@ async fn envoy_verifies_the_pickers_certificate() {
 async fn the_log_level_changes_at_run_time_and_logs_hold_no_prompt() {
     let stack = Stack::start(Plan::new(1)).await.unwrap();
     let canary = "canary-7d1f";
-    assert_eq!(stack.set_log_level("no=such=filter").await.unwrap(), "info");
+    assert_eq!(stack.set_log_level("no=such=filter").await.unwrap(), "kube_client=off,info");
     assert_eq!(stack.set_log_level("trace").await.unwrap(), "trace");
     let mut body = chat(100, 1, false);
     body["messages"][0]["content"] = canary.into();

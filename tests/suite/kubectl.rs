@@ -388,7 +388,8 @@ async fn a_picker_with_tls_is_verified_as_gateways_do() -> Result<()> {
     let (name, account) = (format!("secure.{}.svc", stack.namespace.name), format!("{}/picker", stack.namespace.name));
     let verified = format!("√ {host}:9002 is {name}, as the CA of ConfigMap secure-ca confirms");
     // What the picker says of its CA and its Lease is what the Role is held against: this one is for other names.
-    let expected = [&*verified, "secrets", "resourceNames: [secure-ca]", "resourceNames: [pointsman-pool]"];
+    let lease = format!("resourceNames: [pointsman.{}.pool]", stack.namespace.name);
+    let expected = [&*verified, "secrets", "resourceNames: [secure-ca]", &lease];
     plugin.run(&["check", "--admin-url", &url, "--as-service-account", &account]).await?.expect(1, &expected)?;
     Ok(())
 }

@@ -29,9 +29,10 @@ struct Load {
     clients: JoinSet<Vec<Asked>>,
 }
 
-/// One request: when it ended, and how; `None` is no answer at all.
+/// One request: when it began and ended, and how; `None` is no answer at all.
 #[derive(Clone, Copy, Debug)]
 struct Asked {
+    began: Instant,
     at: Instant,
     status: Option<u16>,
 }
@@ -46,8 +47,9 @@ impl Load {
                 let client = Client::new();
                 let mut asked = Vec::new();
                 while goes_on.load(Ordering::Relaxed) {
+                    let began = Instant::now();
                     let status = client.get(&url, &[]).await.ok().map(|answer| answer.status);
-                    asked.push(Asked { at: Instant::now(), status });
+                    asked.push(Asked { began, at: Instant::now(), status });
                     tokio::time::sleep(REST).await;
                 }
                 asked
@@ -233,10 +235,13 @@ async fn of_two_that_serve_one_may_die() -> Result<()> {
     stack.pickers[0].kill().await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let asked = load.end().await;
-    // The hundred requests that ended from the kill on.
-    let near: Vec<Asked> = asked.iter().filter(|asked| asked.at >= killed).take(100).copied().collect();
-    let (failed, all) = (near.iter().filter(is_failed).count(), asked.iter().filter(is_failed).count());
-    println!("one of two killed: {failed} of the next {} failed, {all} of {} in all", near.len(), asked.len());
-    ensure!(near.len() == 100 && failed <= 2 && all <= 2, "{failed} of 100, {all} in all\n{}", stack.logs());
+    // What the dead one was being asked nobody can save, and how much that is depends on how busy the machine is.
+    let (after, before): (Vec<Asked>, Vec<Asked>) = asked.iter().partition(|asked| asked.began >= killed);
+    let under_way = before.iter().filter(is_failed).count();
+    let failed = after.iter().filter(is_failed).count();
+    println!("one of two killed: {under_way} under way failed, and {failed} of the next {}", after.len());
+    let of_the_next_100 = after.iter().take(100).filter(is_failed).count();
+    ensure!(after.len() >= 100 && of_the_next_100 <= 2 && failed <= 2, "{failed} of {}\n{}", after.len(), stack.logs());
+    ensure!(under_way <= CLIENTS, "{under_way} under way failed\n{}", stack.logs());
     Ok(())
 }
