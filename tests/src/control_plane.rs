@@ -7,7 +7,6 @@ mod namespace;
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -15,7 +14,6 @@ use kube::Client;
 use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
-use tokio::runtime::Runtime;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
 
@@ -36,11 +34,6 @@ const KUBECTL_DEADLINE: Duration = Duration::from_secs(60);
 /// The hosts of the control plane's network that it uses itself; tests may have the others.
 const API_SERVER_HOST: u8 = 1;
 const ETCD_HOST: u8 = 2;
-
-/// The runtime that starts the programs. They are told to end with the thread that started them, so that none outlives
-/// the tests, not even one that is kept in a static; and a test's own thread ends too early for that.
-static KEEPER: LazyLock<std::io::Result<Runtime>> =
-    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build());
 
 /// One etcd and one kube-apiserver, with addresses, certificates and a folder of their own. Dropping it ends them.
 ///
@@ -72,7 +65,7 @@ impl ControlPlane {
         let network = Network::take()?;
         let folder = tempfile::Builder::new().prefix("control-plane-").tempdir_in(memory()?)?;
         let kubectl = tool("kubectl").await?;
-        let mut etcd = keep("etcd", etcd::command(network, folder.path()).await?, folder.path()).await?;
+        let mut etcd = Program::keep("etcd", etcd::command(network, folder.path()).await?, folder.path()).await?;
         until_ready(&mut etcd, || etcd::is_ready(network)).await?;
         let credentials = Credentials::make(folder.path(), network)?;
         let api_server = start_api_server(network, &credentials, folder.path()).await?;
@@ -192,15 +185,6 @@ impl ControlPlane {
     }
 }
 
-/// Starts a program that ends with this process, whatever becomes of it.
-async fn keep(name: &'static str, command: Command, folder: &Path) -> Result<Program> {
-    let keeper = KEEPER.as_ref().map_err(|error| anyhow::anyhow!("no runtime to start programs: {error}"))?;
-    let mut kept = Command::new("setpriv");
-    kept.args(["--pdeathsig", "KILL"]).arg(command.as_std().get_program()).args(command.as_std().get_args());
-    let folder = folder.to_owned();
-    keeper.spawn(async move { Program::start(name, kept, &folder) }).await?
-}
-
 /// Waits until `is_ready` says so, as long as the program runs.
 async fn until_ready<F: Future<Output = Result<()>>>(program: &mut Program, is_ready: impl Fn() -> F) -> Result<()> {
     let deadline = Instant::now() + READY_DEADLINE;
@@ -222,5 +206,5 @@ async fn start_api_server(network: Network, credentials: &Credentials, folder: &
     command.args(["--etcd-compaction-interval=0", "--authorization-mode=RBAC"]);
     command.arg("--service-cluster-ip-range=10.96.0.0/16");
     command.args(credentials.api_server_flags());
-    keep("kube-apiserver", command, folder).await
+    Program::keep("kube-apiserver", command, folder).await
 }

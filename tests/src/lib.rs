@@ -7,6 +7,7 @@ pub mod client;
 pub mod cluster_stack;
 pub mod control_plane;
 pub mod depth;
+pub mod envoy_gateway;
 pub mod follow;
 pub mod netns;
 pub mod proc;

@@ -3,14 +3,23 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{LazyLock, OnceLock};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use tokio::process::{Child, Command};
+use tokio::runtime::Runtime;
 
 /// How long a program may take to end after SIGTERM.
 const END_DEADLINE: Duration = Duration::from_secs(45);
+/// How long one may take to be gone after SIGKILL. About five times what was seen of one with 100 MB to give back.
+const GONE_DEADLINE: Duration = Duration::from_secs(1);
+/// How often it is looked for meanwhile.
+const GONE_LOOK: Duration = Duration::from_millis(2);
+
+/// The runtime that starts the programs of [`Program::keep`]: it lives as long as the process, and so does its thread.
+static KEEPER: LazyLock<std::io::Result<Runtime>> =
+    LazyLock::new(|| tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build());
 
 /// A program of a test. Dropping it kills it.
 #[derive(Debug)]
@@ -28,6 +37,18 @@ impl Program {
         command.stdin(Stdio::null()).stdout(file.try_clone()?).stderr(file).kill_on_drop(true);
         let child = command.spawn().with_context(|| format!("starting {name}: {command:?}"))?;
         Ok(Self { name, child, log })
+    }
+
+    /// Starts one that ends with this process, whatever becomes of it, so that none outlives the tests, not even one
+    /// that is kept in a static. It is told to end with the thread that started it, which a test's own would too early.
+    pub async fn keep(name: &'static str, command: Command, folder: &Path) -> Result<Self> {
+        let keeper = KEEPER.as_ref().map_err(|error| anyhow::anyhow!("no runtime to start programs: {error}"))?;
+        let command = command.as_std();
+        let mut kept = Command::new("setpriv");
+        kept.args(["--pdeathsig", "KILL"]).arg(command.get_program()).args(command.get_args());
+        kept.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        let folder = folder.to_owned();
+        keeper.spawn(async move { Self::start(name, kept, &folder) }).await?
     }
 
     /// What it has written so far.
@@ -51,6 +72,16 @@ impl Program {
     /// Ends it at once, as a crash would.
     pub async fn kill(&mut self) -> Result<()> {
         self.child.kill().await.with_context(|| format!("killing {}", self.name))
+    }
+
+    /// Ends it at once and returns when it is gone, its addresses with it: for a `Drop`, which cannot wait otherwise.
+    pub fn end(&mut self) {
+        let deadline = Instant::now() + GONE_DEADLINE;
+        // One that has ended already cannot be killed, and need not be.
+        let _ = self.child.start_kill();
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < deadline {
+            std::thread::sleep(GONE_LOOK);
+        }
     }
 
     /// Sends it a signal by name, such as `TERM` or `STOP`.

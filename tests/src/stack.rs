@@ -21,7 +21,9 @@ const READY_LOOK: Duration = Duration::from_millis(50);
 /// The port of simulated servers; each has an address of its own.
 const SIM_PORT: u16 = 8000;
 /// The port of the first pool's listener; the next pools have the next ports.
-pub const LISTEN_PORT: u16 = 8080;
+///
+/// Not 8080 or 8081: an Envoy Gateway that runs beside takes those on every address.
+pub const LISTEN_PORT: u16 = 8100;
 
 /// Another loopback /24 for each stack of a test process, so that fixed ports do not clash: two processes at once share
 /// one only when their ids are alike modulo 100.

@@ -10,6 +10,7 @@ use pointsman_tests::client::Client;
 use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack, manifest};
 use pointsman_tests::control_plane::{ControlPlane, PodPlan};
 use pointsman_tests::process::{Program, built, envoy};
+use pointsman_tests::stack::LISTEN_PORT;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::process::Command;
@@ -306,7 +307,7 @@ async fn a_good_installation_passes_every_check_and_each_fault_is_told_with_its_
 
     // A gateway that was never told of the picker answers as well as the other one does.
     let folder = tempfile::tempdir()?;
-    let listen = stack.namespace.network.address(BYPASS_HOST, 8080);
+    let listen = stack.namespace.network.address(BYPASS_HOST, LISTEN_PORT);
     let _envoy = bypassing_envoy(listen, stack.servers[0].addr(), folder.path()).await?;
     check(&through(&format!("http://{listen}"))).await?.expect(
         1,

@@ -20,6 +20,8 @@ mod demo;
 mod docs;
 /// The edges between our crates.
 mod edges;
+/// Envoy Gateway and the Envoys that it configures, without us.
+mod envoy_gateway;
 /// What clients see when something dies, panics or drains.
 mod failures;
 /// The plugin of kubectl.

@@ -20,6 +20,9 @@ use self::wheel::Wheel;
 /// The folder of etcd, kube-apiserver and kubectl that `setup-envtest` makes; Kubernetes developers set it.
 const KUBEBUILDER_ASSETS: &str = "KUBEBUILDER_ASSETS";
 
+/// The module of Envoy Gateway: a program and files.
+const ENVOY_GATEWAY: &str = "github.com/envoyproxy/gateway";
+
 /// One tool or set of files, pinned.
 struct Tool {
     /// What it is called on the command line, in the cache and, a program, as a file.
@@ -104,10 +107,30 @@ fn all() -> anyhow::Result<Vec<Tool>> {
             },
         )?,
     ];
-    for pin in include_str!("../../../tools/inference-extension-crds.version").lines() {
-        let source = GoFiles::new("sigs.k8s.io/gateway-api-inference-extension", pin, "config/crd/bases")?;
-        let (name, version) = ("inference-extension-crds", source.version());
+    all.push(go(
+        "envoy-gateway",
+        Elsewhere { in_assets: false, variable: Some("POINTSMAN_ENVOY_GATEWAY"), on_path: false },
+        GoTool {
+            folder: "envoy-gateway",
+            go_mod: include_str!("../../../tools/envoy-gateway/go.mod"),
+            module: ENVOY_GATEWAY,
+            package: "github.com/envoyproxy/gateway/cmd/envoy-gateway",
+            variables: &["github.com/envoyproxy/gateway/internal/cmd/version.envoyGatewayVersion"],
+            version_command: &["version"],
+            minutes: 9,
+        },
+    )?);
+    let mut files = |name, source: GoFiles| {
+        let version = source.version();
         all.push(Tool { name, version, elsewhere: Elsewhere::default(), source: Source::GoFiles(source) });
+    };
+    // Gateway API's own and Envoy Gateway's, of the version that is built above.
+    let envoy_gateway_crds = ["charts/gateway-helm/charts/crds/crds", "charts/gateway-helm/charts/crds/crds/generated"];
+    let pin = GoFiles::pin(include_str!("../../../tools/envoy-gateway/go.sum"), ENVOY_GATEWAY)?;
+    files("envoy-gateway-crds", GoFiles::new(ENVOY_GATEWAY, pin, &envoy_gateway_crds)?);
+    for pin in include_str!("../../../tools/inference-extension-crds.version").lines() {
+        let module = "sigs.k8s.io/gateway-api-inference-extension";
+        files("inference-extension-crds", GoFiles::new(module, pin, &["config/crd/bases"])?);
     }
     Ok(all)
 }

@@ -38,6 +38,15 @@ impl ControlPlane {
         self.until_crds_are_served().await
     }
 
+    /// Installs Gateway API's CRDs and Envoy Gateway's own, of the Envoy Gateway that `xtask tools` builds, and waits until
+    /// they are served.
+    pub async fn install_envoy_gateway_crds(&self) -> Result<()> {
+        let folder = tool("envoy-gateway-crds").await?;
+        let folder = folder.to_str().context("the cache's path is not UTF-8")?;
+        self.kubectl(&["apply", "--server-side", "-f", folder], "").await?;
+        self.until_crds_are_served().await
+    }
+
     /// Waits until every CRD of the cluster is established, and found by those who look for its kind.
     pub async fn until_crds_are_served(&self) -> Result<()> {
         let client = self.client().await?;

@@ -42,8 +42,8 @@ pub(super) struct GoFiles {
     version: &'static str,
     /// The module's hash, as in a `go.sum`.
     sum: &'static str,
-    /// The folder inside the module; its YAML files are taken, those of folders in it are not.
-    folder: &'static str,
+    /// The folders inside the module; their YAML files are taken, those of folders in them are not.
+    folders: Vec<&'static str>,
 }
 
 impl GoTool {
@@ -88,9 +88,17 @@ impl GoTool {
 
 impl GoFiles {
     /// Reads a pin: the version and the module's hash.
-    pub(super) fn new(module: &'static str, pin: &'static str, folder: &'static str) -> anyhow::Result<Self> {
+    pub(super) fn new(module: &'static str, pin: &'static str, folders: &[&'static str]) -> anyhow::Result<Self> {
         let (version, sum) = pin.split_once(' ').with_context(|| format!("{pin:?} is no VERSION HASH of {module}"))?;
-        Ok(Self { module, version, sum: sum.trim_ascii(), folder })
+        Ok(Self { module, version, sum: sum.trim_ascii(), folders: folders.to_vec() })
+    }
+
+    /// The pin of a module that a `go.sum` holds in one version.
+    pub(super) fn pin(go_sum: &'static str, module: &'static str) -> anyhow::Result<&'static str> {
+        let pins = go_sum.lines().filter_map(|line| line.strip_prefix(module)?.strip_prefix(' '));
+        // The other line is for the module's go.mod alone.
+        let mut whole = pins.filter(|pin| !pin.contains("/go.mod "));
+        whole.next().with_context(|| format!("go.sum has no hash of {module}"))
     }
 
     /// Without its `v`.
@@ -115,18 +123,20 @@ impl GoFiles {
         if answer.sum != self.sum {
             bail!("{module} {version} has the hash {}, not the one that is pinned, {}", answer.sum, self.sum);
         }
-        let folder = answer.dir.join(self.folder);
-        let mut taken = 0;
-        for file in fs::read_dir(&folder).with_context(|| format!("{module} {version} holds no {}", self.folder))? {
-            let file = file?.path();
-            if let (true, Some(name)) = (file.extension().is_some_and(|it| it == "yaml"), file.file_name()) {
-                // Written anew: files of Go's module cache are read-only, and so would copies be.
-                fs::write(target.join(name), fs::read(&file)?)?;
-                taken += 1;
+        for folder in &self.folders {
+            let mut taken = 0;
+            let held = fs::read_dir(answer.dir.join(folder));
+            for file in held.with_context(|| format!("{module} {version} holds no {folder}"))? {
+                let file = file?.path();
+                if let (true, Some(name)) = (file.extension().is_some_and(|it| it == "yaml"), file.file_name()) {
+                    // Written anew: files of Go's module cache are read-only, and so would copies be.
+                    fs::write(target.join(name), fs::read(&file)?)?;
+                    taken += 1;
+                }
             }
-        }
-        if taken == 0 {
-            bail!("{} of {module} {version} holds no YAML", self.folder);
+            if taken == 0 {
+                bail!("{folder} of {module} {version} holds no YAML");
+            }
         }
         Ok(())
     }
