@@ -1,0 +1,3 @@
+//! Envoy Gateway's extension server.
+
+pub mod pb;
