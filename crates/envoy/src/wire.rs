@@ -36,6 +36,16 @@ pub struct Field<'a> {
     raw: &'a [u8],
 }
 
+impl<'a> Field<'a> {
+    /// The text, bytes or message that it holds; nothing where it holds a number.
+    pub fn bytes(&self) -> &'a [u8] {
+        match self.value {
+            FieldValue::Bytes(bytes) => bytes,
+            FieldValue::Varint(_) | FieldValue::Fixed => &[],
+        }
+    }
+}
+
 /// What a field holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FieldValue<'a> {
@@ -56,6 +66,8 @@ pub enum Change {
     Drop,
     /// It holds these bytes instead.
     Set(Vec<u8>),
+    /// These fields come before it.
+    Before(Vec<u8>),
 }
 
 /// A message, checked to consist of fields. What its fields hold is not.
@@ -126,6 +138,10 @@ impl<'a> Message<'a> {
                 Change::Keep => changed.extend_from_slice(field.raw),
                 Change::Drop => {}
                 Change::Set(bytes) => put_bytes(&mut changed, field.number, &bytes),
+                Change::Before(fields) => {
+                    changed.extend_from_slice(&fields);
+                    changed.extend_from_slice(field.raw);
+                }
             }
         }
         changed.extend_from_slice(added);

@@ -1,6 +1,7 @@
 //! Claims about the bootstrap's fields. That Envoy takes it, and does what it says, the suite shows.
 
 use super::*;
+use crate::parts::duration;
 use crate::wiring::{EXT_PROC_FILTER, HEADER_MUTATION_FILTER, ROUTER_FILTER};
 
 const PICKER: &str = "127.0.0.1:9002";
