@@ -21,7 +21,7 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pointsman-core", &[]),
     ("pointsman-envoy", &["pointsman-core"]),
     ("pointsman-extproc", &["pointsman-core"]),
-    ("pointsman-gateway", &["pointsman-core", "pointsman-envoy"]),
+    ("pointsman-gateway", &["pointsman-envoy"]),
     ("pointsman-k8s", &["pointsman-core"]),
     ("pointsman-sim", &[]),
     ("pointsman-telemetry", &["pointsman-core"]),

@@ -15,10 +15,12 @@
 
 mod clusters;
 mod listeners;
+pub mod metrics;
 pub mod pb;
 pub mod picture;
 mod routes;
 mod rule;
+pub mod service;
 pub mod stamp;
 pub mod translation;
 
