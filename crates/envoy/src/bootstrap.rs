@@ -1,9 +1,8 @@
 //! A whole static bootstrap: listeners, the filters that ask the picker, and the pools' clusters.
 
 mod cluster;
-mod ext_proc;
 mod listener;
-mod peer;
+mod subset;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,8 +10,8 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-pub use peer::{ParsePeerAddressError, Peer, PeerAddress, PeerTls, Pem};
-
+pub use crate::parts::peer::{ParsePeerAddressError, Peer, PeerAddress, PeerTls, Pem};
+use crate::parts::{self, socket_address};
 use crate::wiring::{
     Balancer, BodyMode, DEFAULT_BODY_BUFFER_LIMIT, DEFAULT_MAX_STREAMS, DEFAULT_RETRIES, EndpointProtocol, FailureMode,
     STREAM_IDLE_TIMEOUT,
@@ -20,7 +19,7 @@ use crate::wiring::{
 
 /// The cluster of the picker's replicas.
 pub const PICKER_CLUSTER: &str = "pointsman-picker";
-/// The cluster of the server of endpoints.
+/// The cluster of the server of endpoints. Only a cluster that stands in the bootstrap can be one.
 pub const EDS_CLUSTER: &str = "pointsman-eds";
 
 /// What the bootstrap is made of.
@@ -173,12 +172,12 @@ pub fn bootstrap(options: &BootstrapOptions) -> Result<Value, BootstrapError> {
     if options.eds.addresses.is_empty() {
         return Err(BootstrapError::NoAddress { peer: "server of endpoints" });
     }
-    clusters.push(cluster::eds_server(&options.eds));
+    clusters.push(parts::cluster::grpc_server(EDS_CLUSTER, &options.eds));
     if picked {
         if options.picker.addresses.is_empty() {
             return Err(BootstrapError::NoAddress { peer: "picker" });
         }
-        clusters.push(cluster::picker(&options.picker, options.max_streams));
+        clusters.push(parts::cluster::picker(PICKER_CLUSTER, &options.picker, options.max_streams));
     }
     clusters.extend(pools.iter().map(|pool| cluster::pool(pool, options.max_streams)));
     let mut bootstrap = json!({
@@ -216,24 +215,6 @@ fn wire_pools(options: &BootstrapOptions) -> Result<Vec<WiredPool<'_>>, Bootstra
         pools.push(WiredPool { wiring, cluster });
     }
     Ok(pools)
-}
-
-/// An address in Envoy's form.
-fn socket_address(host: &str, port: u16) -> Value {
-    json!({"socket_address": {"address": host, "port_value": port}})
-}
-
-/// A duration in protobuf's JSON form: seconds with a fraction and an `s`.
-fn duration(duration: Duration) -> Value {
-    let mut seconds = format!("{:.3}", duration.as_secs_f64());
-    seconds.truncate(seconds.trim_end_matches('0').trim_end_matches('.').len());
-    json!(format!("{seconds}s"))
-}
-
-/// A member of an `Any`: the type that Envoy is to read `config` as, added to it.
-fn typed(kind: &str, mut config: Value) -> Value {
-    config["@type"] = json!(format!("type.googleapis.com/{kind}"));
-    config
 }
 
 #[cfg(test)]

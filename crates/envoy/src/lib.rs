@@ -3,7 +3,9 @@
 //!
 //! - [`wiring`] holds the values, with why each is what it is. Whoever configures an Envoy takes them from there.
 //! - [`bootstrap`] makes a static bootstrap of them, for the demo, the tests, and an Envoy of one's own.
+//! - [`xds`] makes the parts that a control plane puts into an Envoy's configuration.
 //! - [`eds`] serves the endpoints of pools by their snapshots.
+//! - [`protobuf`] encodes what was made as JSON, and [`wire`] changes what others encoded, without loss.
 //!
 //! ```text
 //!  client ─► Envoy: remove control headers ─► ext_proc ──── initial metadata: the pool ────► picker
@@ -18,4 +20,8 @@
 
 pub mod bootstrap;
 pub mod eds;
+mod parts;
+pub mod protobuf;
+pub mod wire;
 pub mod wiring;
+pub mod xds;

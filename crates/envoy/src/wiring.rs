@@ -47,7 +47,7 @@ pub const DEFAULT_RETRIES: u32 = 1;
 pub const DEFAULT_BODY_BUFFER_LIMIT: u64 = 32 << 20;
 
 /// The status when the picker cannot be asked or does not answer: that is nobody's bug, and clients retry it.
-pub const STATUS_ON_ERROR: &str = "ServiceUnavailable";
+pub const STATUS_ON_ERROR: u16 = 503;
 
 /// How the picker's replicas are asked whether they are ready: gRPC health, service "".
 pub const PICKER_HEALTH_CHECK: HealthCheck = HealthCheck {

@@ -1,5 +1,5 @@
 //! Rust from `proto/`: compiled by protox (no protoc needed) and written by prost and tonic, so that what is committed
-//! can be made again on any machine, and compared.
+//! can be made again on any machine, and compared. What a crate needs as a schema alone becomes a set of descriptors.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,11 +15,45 @@ struct Target {
     package: &'static str,
     /// The files that it uses, from `proto/`; what they import comes with them.
     protos: &'static [&'static str],
+    /// What is made of them.
+    output: Output,
+}
+
+/// What is made of protos.
+enum Output {
+    /// Messages, clients and servers, in Rust.
+    Rust,
+    /// The messages' fields and numbers, as a `FileDescriptorSet` of this name.
+    Descriptors(&'static str),
 }
 
 /// Every crate with generated code.
-const TARGETS: &[Target] =
-    &[Target { package: "crates/extproc", protos: &["envoy/service/ext_proc/v3/external_processor.proto"] }];
+const TARGETS: &[Target] = &[
+    Target {
+        package: "crates/extproc",
+        protos: &["envoy/service/ext_proc/v3/external_processor.proto"],
+        output: Output::Rust,
+    },
+    Target {
+        package: "crates/envoy",
+        protos: &[
+            "envoy/config/cluster/v3/cluster.proto",
+            "envoy/config/route/v3/route.proto",
+            "envoy/extensions/clusters/dns/v3/dns_cluster.proto",
+            "envoy/extensions/filters/http/ext_proc/v3/ext_proc.proto",
+            "envoy/extensions/filters/http/header_mutation/v3/header_mutation.proto",
+            "envoy/extensions/filters/network/http_connection_manager/v3/http_connection_manager.proto",
+            "envoy/extensions/load_balancing_policies/least_request/v3/least_request.proto",
+            "envoy/extensions/load_balancing_policies/override_host/v3/override_host.proto",
+            "envoy/extensions/load_balancing_policies/subset/v3/subset.proto",
+            "envoy/extensions/retry/host/previous_hosts/v3/previous_hosts.proto",
+            "envoy/extensions/transport_sockets/tls/v3/tls.proto",
+            "envoy/extensions/upstreams/http/v3/http_protocol_options.proto",
+        ],
+        output: Output::Descriptors("envoy.binpb"),
+    },
+    Target { package: "crates/gateway", protos: &["envoygateway/extension/service.proto"], output: Output::Rust },
+];
 
 /// The file that declares the tree of modules; rustfmt follows it to all the others.
 const TREE: &str = "packages.rs";
@@ -36,7 +70,7 @@ pub(crate) struct Arguments {
 }
 
 /// Generated files: path below `src/gen` and contents.
-type Files = BTreeMap<PathBuf, String>;
+type Files = BTreeMap<PathBuf, Vec<u8>>;
 
 /// A folder of modules: its children, and whether a file of its own stands there.
 #[derive(Default)]
@@ -85,7 +119,7 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
                 continue;
             }
             match wanted.get(path) {
-                Some(text) => write(&full, text)?,
+                Some(contents) => write(&full, contents)?,
                 None => fs::remove_file(&full).with_context(|| format!("cannot remove {}", full.display()))?,
             }
             eprintln!("codegen: {} {what}: mended", shown.display());
@@ -105,10 +139,15 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
 fn generate(root: &Path, target: &Target) -> anyhow::Result<Files> {
     let protos = root.join("proto");
     let mut compiler = protox::Compiler::new([&protos])?;
-    compiler.include_imports(true).include_source_info(true);
+    // Comments go into Rust, and a schema does without.
+    compiler.include_imports(true).include_source_info(matches!(target.output, Output::Rust));
     compiler
         .open_files(target.protos.iter().map(|proto| protos.join(proto)))
         .with_context(|| format!("proto/ does not compile for {}", target.package))?;
+
+    if let Output::Descriptors(name) = target.output {
+        return Ok(Files::from([(name.into(), compiler.encode_file_descriptor_set())]));
+    }
 
     let flat = tempfile::tempdir().context("no temporary folder for generated code")?;
     tonic_prost_build::configure()
@@ -122,7 +161,8 @@ fn generate(root: &Path, target: &Target) -> anyhow::Result<Files> {
 
     let nested = tempfile::tempdir().context("no temporary folder for generated code")?;
     let mut tree = Module::default();
-    for (path, text) in read_tree(flat.path())? {
+    for (path, contents) in read_tree(flat.path())? {
+        let text = String::from_utf8(contents).context("prost wrote what is no text")?;
         let package = path.with_extension("").to_string_lossy().replace("r#", "");
         let mut module = &mut tree;
         let mut file = nested.path().to_path_buf();
@@ -131,12 +171,12 @@ fn generate(root: &Path, target: &Target) -> anyhow::Result<Files> {
             file.push(part);
         }
         file.set_extension("rs");
-        write(&file, &format!("{BANNER}{text}"))?;
+        write(&file, format!("{BANNER}{text}").as_bytes())?;
     }
     let mut declarations = BANNER.to_owned();
     tree.declare(0, &mut declarations);
     let declarations_file = nested.path().join(TREE);
-    write(&declarations_file, &declarations)?;
+    write(&declarations_file, declarations.as_bytes())?;
     format(root, &declarations_file)?;
     read_tree(nested.path())
 }
@@ -156,11 +196,11 @@ fn format(root: &Path, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
+fn write(path: &Path, contents: &[u8]) -> anyhow::Result<()> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    fs::write(path, contents).with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// All files below a folder, which may be absent.
@@ -179,8 +219,8 @@ fn read_tree(folder: &Path) -> anyhow::Result<Files> {
                 folders.push(path);
                 continue;
             }
-            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            files.insert(path.strip_prefix(folder)?.to_path_buf(), text);
+            let contents = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            files.insert(path.strip_prefix(folder)?.to_path_buf(), contents);
         }
     }
     Ok(files)

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use pointsman_core::control_headers::DESTINATIONS;
 use serde_json::{Map, Value, json};
 
-use super::{BootstrapError, BootstrapOptions, WiredPool, duration, ext_proc, socket_address, typed};
+use super::{BootstrapError, BootstrapOptions, PICKER_CLUSTER, WiredPool, subset};
+use crate::parts::ext_proc::{self, PoolOverrides};
+use crate::parts::{duration, socket_address, typed};
 use crate::wiring::{Balancer, EXT_PROC_FILTER, HEADER_MUTATION_FILTER, RETRY_ON, ROUTE_TIMEOUT, ROUTER_FILTER};
 
 /// One listener, for all pools that take requests at `address`.
@@ -39,13 +40,11 @@ pub(super) fn listener(
 }
 
 fn filters(pools: &[&WiredPool<'_>], options: &BootstrapOptions) -> Value {
-    let removals: Vec<_> = DESTINATIONS.iter().map(|name| json!({"remove": name})).collect();
-    let mutation = json!({"mutations": {"request_mutations": removals}});
-    let mutation = typed("envoy.extensions.filters.http.header_mutation.v3.HeaderMutation", mutation);
-    let mut filters = vec![json!({"name": HEADER_MUTATION_FILTER, "typed_config": mutation})];
-    filters.extend(pools.iter().filter_map(|pool| ext_proc::subset_filter(&pool.cluster, pool.wiring)));
+    let mut filters = vec![ext_proc::header_mutation(HEADER_MUTATION_FILTER)];
+    filters.extend(pools.iter().filter_map(|pool| subset::filter(&pool.cluster, pool.wiring)));
     if pools.iter().any(|pool| pool.wiring.balancer == Balancer::Picker) {
-        filters.push(ext_proc::filter(options));
+        let at_once = options.send_body_without_waiting_for_header_response;
+        filters.push(ext_proc::filter(EXT_PROC_FILTER, ext_proc::picker(PICKER_CLUSTER), at_once));
     }
     let router = typed("envoy.extensions.filters.http.router.v3.Router", json!({}));
     filters.push(json!({"name": ROUTER_FILTER, "typed_config": router}));
@@ -92,12 +91,19 @@ fn route(pool: &WiredPool<'_>, options: &BootstrapOptions) -> Value {
     }
     let mut enabled = Map::new();
     if pool.wiring.balancer == Balancer::Picker {
-        enabled.insert(EXT_PROC_FILTER.to_owned(), ext_proc::per_route(pool.wiring));
+        let overrides = PoolOverrides {
+            pool: &pool.wiring.name,
+            failure_mode: pool.wiring.failure_mode,
+            request_body: pool.wiring.request_body,
+            response_body: pool.wiring.response_body,
+            picker: None,
+        };
+        enabled.insert(EXT_PROC_FILTER.to_owned(), ext_proc::per_route(overrides));
     }
     if pool.wiring.subset.is_some() {
         // A disabled filter is enabled by a configuration of the route's, even one that says nothing.
         let enable = typed("envoy.config.route.v3.FilterConfig", json!({"config": {}}));
-        enabled.insert(ext_proc::subset_filter_name(&pool.cluster), enable);
+        enabled.insert(subset::filter_name(&pool.cluster), enable);
     }
     json!({
         "name": pool.cluster,

@@ -1,6 +1,7 @@
 //! Claims about the bootstrap's fields. That Envoy takes it, and does what it says, the suite shows.
 
 use super::*;
+use crate::parts::duration;
 use crate::wiring::{EXT_PROC_FILTER, HEADER_MUTATION_FILTER, ROUTER_FILTER};
 
 const PICKER: &str = "127.0.0.1:9002";
@@ -78,7 +79,7 @@ fn a_pool_fails_as_it_is_asked_to() {
     assert_eq!(closed["typed_config"]["subset_selectors"], json!([{"keys": ["pointsman-none"]}]));
     assert_eq!(fallback(cluster(&made, "pool/default/open"))["name"], "envoy.load_balancing_policies.least_request");
     let ext_proc = &manager(&made, 0)["http_filters"][1]["typed_config"];
-    assert_eq!(ext_proc["status_on_error"]["code"], "ServiceUnavailable");
+    assert_eq!(ext_proc["status_on_error"]["code"], 503);
     assert_eq!(ext_proc["failure_mode_allow"], false);
 }
 

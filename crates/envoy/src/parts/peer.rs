@@ -29,12 +29,12 @@ impl Peer {
     }
 
     /// Whether every address is an IP address, so that there is nothing to resolve.
-    pub(super) fn is_static(&self) -> bool {
+    pub(crate) fn is_static(&self) -> bool {
         self.addresses.iter().all(|address| address.host.parse::<IpAddr>().is_ok())
     }
 
     /// The peer's endpoints, as a cluster's `load_assignment`.
-    pub(super) fn load_assignment(&self, cluster: &str) -> Value {
+    pub(crate) fn load_assignment(&self, cluster: &str) -> Value {
         let endpoint =
             |address: &PeerAddress| json!({"endpoint": {"address": socket_address(&address.host, address.port)}});
         let endpoints: Vec<_> = self.addresses.iter().map(endpoint).collect();
@@ -106,7 +106,7 @@ pub struct PeerTls {
 
 impl PeerTls {
     /// The transport socket of a cluster.
-    pub(super) fn transport_socket(&self) -> Value {
+    pub(crate) fn transport_socket(&self) -> Value {
         let is_address = self.server_name.parse::<IpAddr>().is_ok();
         let kind = if is_address { "IP_ADDRESS" } else { "DNS" };
         let mut common = json!({
@@ -140,7 +140,14 @@ pub enum Pem {
 }
 
 impl Pem {
-    fn data_source(&self) -> Value {
+    /// The path, or the PEM itself.
+    pub fn text(&self) -> &str {
+        match self {
+            Self::File(text) | Self::Inline(text) => text,
+        }
+    }
+
+    pub(crate) fn data_source(&self) -> Value {
         match self {
             Self::File(path) => json!({"filename": path}),
             Self::Inline(pem) => json!({"inline_string": pem}),
