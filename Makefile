@@ -26,8 +26,9 @@ lint: ## formatting, clippy, licences, generated code, edges between crates
 		echo "lint: cargo-deny is not installed: licences, bans and advisories are skipped"; \
 	fi
 	cargo run -q -p xtask -- codegen --check
-	cargo run -q -p pointsman -- crds --check
-	cargo test -p pointsman-tests --test suite -- edges
+	cargo build --workspace --bins
+	target/debug/pointsman crds --check
+	cargo test --workspace --test suite -- edges
 
 bench: tools ## figures: micro-benchmarks, the picker beside a no-op server, a cluster that changes, the demo
 	cargo bench -p pointsman-core
