@@ -26,7 +26,7 @@ lint: ## formatting, clippy, licences, generated code, edges between crates
 		echo "lint: cargo-deny is not installed: licences, bans and advisories are skipped"; \
 	fi
 	cargo run -q -p xtask -- codegen --check
-	cargo build --workspace --bins
+	cargo build --workspace --bins --tests
 	target/debug/pointsman crds --check
 	cargo test --workspace --test suite -- edges
 

@@ -114,7 +114,8 @@ pub fn built(package: &str, name: &str) -> Result<PathBuf> {
     let build = || {
         let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(repository());
-        cargo.args(is_release.then_some("--release"));
+        // With the tests, the features of dependencies are those that `cargo test` has built already.
+        cargo.arg(if is_release { "--release" } else { "--tests" });
         match cargo.status() {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(format!("cargo build of the programs ended with {status}")),
