@@ -35,6 +35,9 @@ pub struct ClusterView {
     pub watches: BTreeMap<Kind, WatchState>,
     /// Kinds that were listed at least once: their objects are known, whatever becomes of the watch.
     pub listed: BTreeSet<Kind>,
+    /// Kinds that were not there at least once, so that nobody relied on them. An API server that starts refuses what it
+    /// will soon say is not there: that takes no replica out of service.
+    pub absent_before: BTreeSet<Kind>,
     /// How many pools of the scope there are.
     pub pools: usize,
     /// Whether the first news were told.
@@ -50,7 +53,8 @@ enum Message {
 impl ClusterView {
     /// Why the picker cannot serve this cluster yet, each with what would mend it; empty when it can.
     pub fn obstacles(&self, scope: &Scope) -> Vec<String> {
-        let unknown = self.watches.iter().filter(|(kind, _)| !self.listed.contains(kind));
+        let is_unknown = |kind| !self.listed.contains(kind) && !self.absent_before.contains(kind);
+        let unknown = self.watches.iter().filter(|(kind, _)| is_unknown(kind));
         let unread = unknown.filter_map(|(kind, state)| match state {
             // What may not be read may be what somebody relies on, unless what was read counts in its place.
             WatchState::Forbidden(message) if !self.is_superseded(*kind) => {
@@ -61,7 +65,8 @@ impl ClusterView {
         });
         let mut obstacles: Vec<String> = unread.collect();
         let pools = PoolGroup::ALL.map(|group| self.watches.get(&Kind::Pool(group)));
-        if pools.iter().all(|state| *state == Some(&WatchState::Absent)) {
+        // With a pool at hand they were there, and an API server that starts does not know them yet.
+        if self.pools == 0 && pools.iter().all(|state| *state == Some(&WatchState::Absent)) {
             obstacles.push(
                 "no InferencePool CRD is installed: apply one of crds/ or of the Gateway API Inference Extension"
                     .into(),
@@ -198,8 +203,10 @@ fn stands(view: &channel::Sender<ClusterView>, kind: Kind, state: WatchState) {
         }
     }
     view.send_modify(|view| {
-        if state == WatchState::Synced {
-            view.listed.insert(kind);
+        match state {
+            WatchState::Synced => _ = view.listed.insert(kind),
+            WatchState::Absent => _ = view.absent_before.insert(kind),
+            WatchState::Starting | WatchState::Forbidden(_) | WatchState::Failing(_) => {}
         }
         view.watches.insert(kind, state);
     });

@@ -342,7 +342,10 @@ fn what_stands_in_the_way() {
         listed: listed.iter().copied().collect(),
         pools,
         is_settled: settled,
+        ..ClusterView::default()
     };
+    let absent_before =
+        |view: ClusterView, kinds: &[Kind]| ClusterView { absent_before: kinds.iter().copied().collect(), ..view };
     let no_pools = [(STABLE, WatchState::Absent), (EXPERIMENTAL, WatchState::Absent)];
     let table: Vec<(ClusterView, &Scope, Vec<&str>)> = vec![
         (ClusterView::default(), &ours, vec![lists]),
@@ -404,6 +407,9 @@ fn what_stands_in_the_way() {
         ),
         (view(true, 1, &[STABLE, Kind::Model], &[(Kind::Model, forbidden())]), &ours, vec![]),
         (view(true, 0, &[STABLE], &no_pools), &ours, vec![crds]),
+        // An API server that starts anew knows neither custom resources nor Roles for a moment.
+        (view(true, 1, &[STABLE], &no_pools), &ours, vec![]),
+        (absent_before(view(true, 1, &[STABLE], &[(Kind::Model, forbidden())]), &[Kind::Model]), &ours, vec![]),
     ];
     for (view, scope, expected) in table {
         assert_eq!(view.obstacles(scope), expected, "{view:?}");
