@@ -16,7 +16,8 @@ suite-* | bench | cluster-bench) ;;
 *) exec "$@" ;;
 esac
 
-enter='ip link set lo up && ip route add local 10.200.0.0/16 dev lo && mount -t tmpfs -o mode=1777 tmpfs /dev/shm'
+enter='ip link set lo up && ip route add local 10.200.0.0/16 dev lo && mount -t tmpfs -o mode=1777 tmpfs /dev/shm &&
+printf "search cluster.local\nnameserver 10.200.0.53\n" >/dev/shm/resolv.conf && mount --bind /dev/shm/resolv.conf /etc/resolv.conf'
 why=
 # As root, and as anybody who may have a user namespace.
 for namespaces in -nm -Urnm; do

@@ -26,8 +26,9 @@ use self::meter::Meter;
 pub use self::meter::Taken;
 use self::picks::Picks;
 pub use self::report::{Churned, Phase};
-use crate::cluster_stack::{ClusterPlan, ClusterStack, manifest};
+use crate::cluster_stack::{ClusterPlan, ClusterStack};
 use crate::control_plane::ControlPlane;
+use crate::manifests::manifest;
 
 /// How long the picker may take until it knows what a list says. About five times what was seen on two busy cores.
 const TRUE_DEADLINE: Duration = Duration::from_secs(30);

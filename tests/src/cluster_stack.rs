@@ -18,6 +18,7 @@ use tonic_health::pb::health_client::HealthClient;
 
 use crate::client::{Answer, Client};
 use crate::control_plane::{ControlPlane, Namespace, PodPlan};
+use crate::manifests::manifest;
 use crate::process::{Program, built, envoy};
 use crate::stack::{LISTEN_PORT, fast};
 
@@ -265,12 +266,6 @@ impl<'plane> ClusterStack<'plane> {
 pub async fn takes_requests(health: &mut HealthClient<Channel>) -> Result<bool> {
     let answer = health.check(HealthCheckRequest { service: String::new() }).await?;
     Ok(answer.into_inner().status() == ServingStatus::Serving)
-}
-
-/// A manifest as JSON, one document among others.
-pub fn manifest(api_version: &str, kind: &str, name: &str, spec: Value) -> String {
-    let object = json!({"apiVersion": api_version, "kind": kind, "metadata": {"name": name}, "spec": spec});
-    format!("---\n{object}\n")
 }
 
 /// What a picker needs to be granted in a namespace, as `pointsman roles` prints it for a ServiceAccount `picker`.

@@ -68,12 +68,22 @@ pub struct EnvoyGateway {
 }
 
 impl EnvoyGateway {
-    /// Starts one on the shared control plane and waits until its GatewayClass is accepted. Waits for another to end.
+    /// Starts one on the shared control plane, in a namespace of its own, and waits until its GatewayClass is accepted.
+    /// Waits for another to end.
     pub async fn start(options: Options) -> Result<Self> {
+        Self::start_in(Self::namespace().await?, options).await
+    }
+
+    /// A namespace for one, for what has to be there before it starts.
+    pub async fn namespace() -> Result<Namespace<'static>> {
+        plane().await?.namespace("envoy-gateway").await
+    }
+
+    /// The same in that namespace.
+    pub async fn start_in(namespace: Namespace<'static>, options: Options) -> Result<Self> {
         static ALONE: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
         let alone = ALONE.lock().await;
         let plane = plane().await?;
-        let namespace = plane.namespace("envoy-gateway").await?;
         namespace.service_account(SERVICE_ACCOUNT).await?;
         namespace.apply(&settings::rbac(&namespace.name, &options.rules)).await?;
         let kubeconfig = plane.kubeconfig_for(&namespace.token(SERVICE_ACCOUNT).await?)?;
@@ -96,6 +106,11 @@ impl EnvoyGateway {
     /// The GatewayClass that it answers for: the namespace's name.
     pub fn class(&self) -> &str {
         &self.namespace.name
+    }
+
+    /// The controller name that its GatewayClass bears.
+    pub fn controller(&self) -> String {
+        settings::controller(&self.namespace.name)
     }
 
     /// Applies manifests into its namespace; what kubectl said.

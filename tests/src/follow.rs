@@ -17,8 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use self::onlookers::Onlookers;
-use crate::cluster_stack::{CHANGE_DEADLINE, ClusterPlan, ClusterStack, manifest};
+use crate::cluster_stack::{CHANGE_DEADLINE, ClusterPlan, ClusterStack};
 use crate::control_plane::ControlPlane;
+use crate::manifests::manifest;
 use crate::quantile::quantile;
 
 /// The most that 19 of 20 changes may take (issue 5's Show).

@@ -98,6 +98,20 @@ impl Program {
     }
 }
 
+/// The cargo that runs the test, in the repository. Without what it told the test of its package: the build scripts of
+/// some dependencies, ring's most of all, would run anew for another `CARGO_MANIFEST_DIR`, and half of the tree with them.
+pub fn cargo() -> std::process::Command {
+    let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_CRATE_", "CARGO_BIN_"].iter().any(|of| text.starts_with(of)) {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(repository());
+    cargo
+}
+
 /// The folder of the programs that cargo built beside the running test.
 fn target_folder() -> Result<PathBuf> {
     let test = std::env::current_exe()?;
@@ -112,8 +126,8 @@ pub fn built(package: &str, name: &str) -> Result<PathBuf> {
     let folder = target_folder()?;
     let is_release = folder.file_name().is_some_and(|name| name == "release");
     let build = || {
-        let mut cargo = std::process::Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-        cargo.args(["build", "--quiet", "--workspace", "--bins"]).current_dir(repository());
+        let mut cargo = cargo();
+        cargo.args(["build", "--quiet", "--workspace", "--bins"]);
         // With the tests, the features of dependencies are those that `cargo test` has built already.
         cargo.arg(if is_release { "--release" } else { "--tests" });
         match cargo.status() {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 
-use crate::process::repository;
+use crate::process::cargo;
 
 /// Where a tool of `xtask tools` lies: a program, or a folder of files. It is not fetched: a test that compiles
 /// Kubernetes meanwhile would tell nobody what it waits for.
@@ -24,9 +24,9 @@ pub async fn tool(name: &str) -> Result<PathBuf> {
 async fn xtask() -> Result<&'static Path> {
     static XTASK: OnceCell<PathBuf> = OnceCell::const_new();
     let build = async || {
-        let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+        let mut cargo = Command::from(cargo());
         cargo.args(["build", "--quiet", "-p", "xtask", "--message-format=json-render-diagnostics"]);
-        let output = cargo.current_dir(repository()).output().await.context("cargo cannot be started")?;
+        let output = cargo.output().await.context("cargo cannot be started")?;
         if !output.status.success() {
             bail!("cargo build of xtask: {}", String::from_utf8_lossy(&output.stderr).trim());
         }

@@ -1,6 +1,7 @@
 use anyhow::Result;
-use pointsman_tests::cluster_stack::{CHANGE_DEADLINE, ClusterPlan, ClusterStack, manifest};
+use pointsman_tests::cluster_stack::{CHANGE_DEADLINE, ClusterPlan, ClusterStack};
 use pointsman_tests::control_plane::{ControlPlane, PodPlan};
+use pointsman_tests::manifests::manifest;
 use serde_json::{Value, json};
 
 /// A host of the test's network where nobody listens.

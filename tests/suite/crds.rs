@@ -82,7 +82,7 @@ async fn refused_updates(client: &Client, table: &Table, api_version: &str) -> V
 async fn the_api_server_takes_every_definition_as_it_is() {
     let client = with_our_crds().await.client().await.unwrap();
     let crds = Api::<CustomResourceDefinition>::all(client).list(&ListParams::default()).await.unwrap();
-    assert_eq!(crds.items.len(), 8);
+    assert_eq!(crds.items.len(), 9);
     for crd in crds {
         let name = crd.name_any();
         let conditions = crd.status.unwrap().conditions.unwrap();

@@ -13,6 +13,7 @@ const EDGES: &[(&str, &[&str])] = &[
             "pointsman-core",
             "pointsman-envoy",
             "pointsman-extproc",
+            "pointsman-gateway",
             "pointsman-k8s",
             "pointsman-sim",
             "pointsman-telemetry",
@@ -27,7 +28,15 @@ const EDGES: &[(&str, &[&str])] = &[
     ("pointsman-telemetry", &["pointsman-core"]),
     (
         "pointsman-tests",
-        &["pointsman", "pointsman-core", "pointsman-envoy", "pointsman-extproc", "pointsman-k8s", "pointsman-sim"],
+        &[
+            "pointsman",
+            "pointsman-core",
+            "pointsman-envoy",
+            "pointsman-extproc",
+            "pointsman-gateway",
+            "pointsman-k8s",
+            "pointsman-sim",
+        ],
     ),
     ("xtask", &[]),
 ];

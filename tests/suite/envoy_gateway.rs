@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use pointsman_sim::{SimConfig, SimHandle, SimServer};
-use pointsman_tests::cluster_stack::manifest;
 use pointsman_tests::envoy_gateway::{EnvoyGateway, LISTEN_PORT, Options, Proxy, is_true};
+use pointsman_tests::manifests::{self, headless_service, rule};
 use pointsman_tests::netns::Network;
 use pointsman_tests::stack::fast;
 use serde_json::{Value, json};
@@ -18,39 +18,17 @@ const AWAY: Duration = Duration::from_secs(1);
 /// How long a change is held back at least, when it is: many times what one takes to arrive.
 const HELD_BACK: Duration = Duration::from_secs(3);
 
-/// A Gateway with one listener of plain HTTP.
-fn gateway(of: &EnvoyGateway, name: &str, port: u16) -> String {
-    let listener = json!({"name": "http", "protocol": "HTTP", "port": port});
-    let spec = json!({"gatewayClassName": of.class(), "listeners": [listener]});
-    manifest("gateway.networking.k8s.io/v1", "Gateway", name, spec)
-}
-
 /// An HTTPRoute of the Gateway `gateway`: requests whose path begins with `prefix` to the Service `service`.
 fn route(name: &str, prefix: &str, service: &str) -> String {
-    let rule = json!({
-        "matches": [{"path": {"type": "PathPrefix", "value": prefix}}],
-        "backendRefs": [{"name": service, "port": 8000}],
-    });
-    let spec = json!({"parentRefs": [{"name": "gateway"}], "rules": [rule]});
-    manifest("gateway.networking.k8s.io/v1", "HTTPRoute", name, spec)
+    manifests::route(name, &[rule(prefix, &[json!({"name": service, "port": 8000})])])
 }
 
-/// A headless Service and its EndpointSlice, which no controller would write here.
+fn gateway(of: &EnvoyGateway, name: &str, port: u16) -> String {
+    manifests::gateway(of.class(), name, port)
+}
+
 fn service(name: &str, servers: &[SocketAddr]) -> String {
-    let spec = json!({"clusterIP": "None", "ports": [{"name": "http", "port": 8000}]});
-    let endpoints: Vec<Value> = servers
-        .iter()
-        .map(|server| json!({"addresses": [server.ip()], "conditions": {"ready": true, "serving": true}}))
-        .collect();
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1",
-        "kind": "EndpointSlice",
-        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
-        "addressType": "IPv4",
-        "ports": [{"name": "http", "port": 8000, "protocol": "TCP"}],
-        "endpoints": endpoints,
-    });
-    manifest("v1", "Service", name, spec) + &format!("---\n{slice}\n")
+    headless_service(name, 8000, servers)
 }
 
 async fn server(of: &EnvoyGateway, name: &str, host: u8) -> Result<SimHandle> {

@@ -1,5 +1,7 @@
 //! The plugin of kubectl, called through the real kubectl, against a real API server and pickers that serve.
 
+mod envoy_gateway;
+
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::Stdio;
@@ -7,8 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pointsman_tests::client::Client;
-use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack, manifest};
+use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack};
 use pointsman_tests::control_plane::{ControlPlane, PodPlan};
+use pointsman_tests::manifests::manifest;
 use pointsman_tests::process::{Program, built, envoy};
 use pointsman_tests::stack::LISTEN_PORT;
 use serde_json::{Value, json};

@@ -24,10 +24,16 @@ mod edges;
 mod envoy_gateway;
 /// What clients see when something dies, panics or drains.
 mod failures;
+/// What the extension server says of pools in their statuses and in Events.
+mod gateway_status;
+/// InferencePools behind a plain Envoy Gateway.
+mod inference_pools;
 /// The plugin of kubectl.
 mod kubectl;
 /// What replicas share: who leads, whose status it is, whom gateways trust.
 mod leadership;
+/// Clients that ask all the time.
+mod load;
 /// Models that are served in others' place.
 mod models;
 /// What an API server that is away costs, and a replica that dies or stands still.

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -9,71 +7,21 @@ use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack, takes_requests};
 use pointsman_tests::control_plane::ControlPlane;
 use pointsman_tests::depth;
 use pointsman_tests::stack::fast;
-use tokio::task::JoinSet;
 
 use crate::cluster::plane;
 use crate::failures::{is_whole, slow};
+use crate::load::{Asked, Load, failed};
 
 /// Clients that ask at once, one request after the other.
 const CLIENTS: usize = 8;
-/// How long a client rests between two requests.
-const REST: Duration = Duration::from_millis(10);
 /// How long picks may stay away when the replica that served died or stopped (issue 5's Show).
 const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(10);
 /// How long the picker may take to be right again after an outage of the API server (issue 5's Show).
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Clients that ask for `url` all the time, until they are told to end.
-struct Load {
-    goes_on: Arc<AtomicBool>,
-    clients: JoinSet<Vec<Asked>>,
-}
-
-/// One request: when it began and ended, and how; `None` is no answer at all.
-#[derive(Clone, Copy, Debug)]
-struct Asked {
-    began: Instant,
-    at: Instant,
-    status: Option<u16>,
-}
-
-impl Load {
-    fn begin(url: &str) -> Self {
-        let goes_on = Arc::new(AtomicBool::new(true));
-        let mut clients = JoinSet::new();
-        for _ in 0..CLIENTS {
-            let (goes_on, url) = (Arc::clone(&goes_on), format!("{url}/v1/models"));
-            clients.spawn(async move {
-                let client = Client::new();
-                let mut asked = Vec::new();
-                while goes_on.load(Ordering::Relaxed) {
-                    let began = Instant::now();
-                    let status = client.get(&url, &[]).await.ok().map(|answer| answer.status);
-                    asked.push(Asked { began, at: Instant::now(), status });
-                    tokio::time::sleep(REST).await;
-                }
-                asked
-            });
-        }
-        Self { goes_on, clients }
-    }
-
-    /// Everything that was asked, in the order in which it ended.
-    async fn end(self) -> Vec<Asked> {
-        self.goes_on.store(false, Ordering::Relaxed);
-        let mut asked = self.clients.join_all().await.concat();
-        asked.sort_by_key(|asked| asked.at);
-        asked
-    }
-}
-
-fn is_failed(asked: &&Asked) -> bool {
-    asked.status != Some(200)
-}
-
 /// The time from `since` to the first answer after the last failure; zero when nothing failed.
 fn recovery(asked: &[Asked], since: Instant) -> Duration {
-    let last_failure = asked.iter().rposition(|asked| is_failed(&asked));
+    let last_failure = asked.iter().rposition(Asked::is_failed);
     let recovered = last_failure.and_then(|at| asked.get(at + 1));
     recovered.map_or(Duration::ZERO, |asked| asked.at.saturating_duration_since(since))
 }
@@ -119,7 +67,7 @@ async fn an_api_server_that_is_away_costs_no_request_and_is_caught_up_with() -> 
     plane.install_our_crds().await?;
     let outage = depth::at(Duration::from_secs(10), Duration::from_secs(60));
     let stack = served(&plane, ClusterPlan::new(2)).await?;
-    let load = Load::begin(&stack.url(0));
+    let load = Load::begin(CLIENTS, &format!("{}/v1/models", stack.url(0)));
     plane.stop_api_server().await?;
     plane.compact_etcd().await?;
     tokio::time::sleep(outage).await;
@@ -130,9 +78,9 @@ async fn an_api_server_that_is_away_costs_no_request_and_is_caught_up_with() -> 
     stack.until_admin(0, "/debug/pools", has_one).await?;
     let took = changed.elapsed();
     let asked = load.end().await;
-    let failed = asked.iter().filter(is_failed).count();
-    println!("API server away for {outage:?}: {failed} of {} requests failed; caught up in {took:?}", asked.len());
-    ensure!(failed == 0, "{failed} of {} requests failed\n{}", asked.len(), stack.logs());
+    let failures = failed(&asked);
+    println!("API server away for {outage:?}: {failures} of {} requests failed; caught up in {took:?}", asked.len());
+    ensure!(failures == 0, "{failures} of {} requests failed\n{}", asked.len(), stack.logs());
     ensure!(took < RECOVERY_DEADLINE, "caught up only after {took:?}\n{}", stack.logs());
     Ok(())
 }
@@ -143,7 +91,7 @@ async fn a_standby_takes_over_when_the_leader_is_killed() -> Result<()> {
     let mut stack = served(plane, leader_plan()).await?;
     let first = leader(&stack).await?;
     stack.until_answered(0).await?;
-    let load = Load::begin(&stack.url(0));
+    let load = Load::begin(CLIENTS, &format!("{}/v1/models", stack.url(0)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let killed = Instant::now();
     stack.pickers[first].kill().await?;
@@ -162,7 +110,7 @@ async fn a_leader_that_was_stopped_and_wakes_does_not_serve() -> Result<()> {
     let plane = plane().await;
     let stack = served(plane, leader_plan()).await?;
     let first = leader(&stack).await?;
-    let load = Load::begin(&stack.url(0));
+    let load = Load::begin(CLIENTS, &format!("{}/v1/models", stack.url(0)));
     let stopped = Instant::now();
     let mut health = stack.health(first).await?;
     ensure!(takes_requests(&mut health).await?, "the leader takes no requests\n{}", stack.logs());
@@ -182,11 +130,11 @@ async fn a_leader_that_was_stopped_and_wakes_does_not_serve() -> Result<()> {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let asked = load.end().await;
-    let after: Vec<Asked> = asked.iter().filter(|asked| asked.at > took_over).copied().collect();
-    let failed = after.iter().filter(is_failed).count();
+    let after: Vec<Asked> = asked.iter().filter(|asked| asked.at > took_over).cloned().collect();
+    let failures = failed(&after);
     println!("leader stopped: serving again after {:?}", recovery(&asked, stopped));
     ensure!(leader(&stack).await? == other, "the woken one leads again");
-    ensure!(failed == 0, "{failed} of {} requests failed after the take-over\n{}", after.len(), stack.logs());
+    ensure!(failures == 0, "{failures} of {} requests failed after the take-over\n{}", after.len(), stack.logs());
     ensure!(recovery(&asked, stopped) < TAKE_OVER_DEADLINE, "{:?}", recovery(&asked, stopped));
     Ok(())
 }
@@ -229,19 +177,24 @@ async fn of_two_that_serve_one_may_die() -> Result<()> {
             .until_admin(picker, "/debug/config", |page| page["obstacles"].as_array().is_some_and(Vec::is_empty))
             .await?;
     }
-    let load = Load::begin(&stack.url(0));
+    let load = Load::begin(CLIENTS, &format!("{}/v1/models", stack.url(0)));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let killed = Instant::now();
     stack.pickers[0].kill().await?;
     tokio::time::sleep(Duration::from_secs(4)).await;
     let asked = load.end().await;
     // What the dead one was being asked nobody can save, and how much that is depends on how busy the machine is.
-    let (after, before): (Vec<Asked>, Vec<Asked>) = asked.iter().partition(|asked| asked.began >= killed);
-    let under_way = before.iter().filter(is_failed).count();
-    let failed = after.iter().filter(is_failed).count();
-    println!("one of two killed: {under_way} under way failed, and {failed} of the next {}", after.len());
-    let of_the_next_100 = after.iter().take(100).filter(is_failed).count();
-    ensure!(after.len() >= 100 && of_the_next_100 <= 2 && failed <= 2, "{failed} of {}\n{}", after.len(), stack.logs());
+    let (after, before): (Vec<Asked>, Vec<Asked>) = asked.into_iter().partition(|asked| asked.began >= killed);
+    let under_way = failed(&before);
+    let failures = failed(&after);
+    println!("one of two killed: {under_way} under way failed, and {failures} of the next {}", after.len());
+    let of_the_next_100 = failed(after.iter().take(100));
+    ensure!(
+        after.len() >= 100 && of_the_next_100 <= 2 && failures <= 2,
+        "{failures} of {}\n{}",
+        after.len(),
+        stack.logs()
+    );
     ensure!(under_way <= CLIENTS, "{under_way} under way failed\n{}", stack.logs());
     Ok(())
 }

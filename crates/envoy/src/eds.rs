@@ -65,6 +65,15 @@ impl Default for EdsOptions {
     }
 }
 
+/// How much is going on in the service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EdsActivity {
+    /// Streams that are open.
+    pub streams: usize,
+    /// The version of the last response of any stream, which counts them.
+    pub version: u64,
+}
+
 /// The service. Clones are the same service.
 #[derive(Clone)]
 pub struct Eds {
@@ -104,6 +113,15 @@ impl Eds {
     /// asks again elsewhere.
     pub fn close(&self) {
         self.closing.send_replace(true);
+    }
+
+    /// How much is going on.
+    pub fn activity(&self) -> EdsActivity {
+        let Shared { options, version, .. } = &*self.shared;
+        EdsActivity {
+            streams: options.max_streams - self.streams.available_permits(),
+            version: version.load(Ordering::Relaxed),
+        }
     }
 
     fn admit(&self) -> Result<OwnedSemaphorePermit, Status> {

@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pointsman_envoy::bootstrap::Peer;
+use pointsman_envoy::bootstrap::{Peer, PeerAddress, PeerTls};
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
+
+use crate::translation::Settings;
 
 /// An InferencePool or another object, as `namespace/name`.
 pub type ObjectName = String;
@@ -16,7 +18,7 @@ pub struct Picture {
     pub routes: BTreeMap<ObjectName, Route>,
     /// Where pools name their pickers; a pool that names none is here with `None`.
     pub pools: BTreeMap<ObjectName, Option<PickerRef>>,
-    /// Where pickers are.
+    /// Where pickers are; one that nobody could look for yet is not here.
     pub pickers: BTreeMap<PickerRef, PickerState>,
 }
 
@@ -73,33 +75,38 @@ impl PickerRef {
 impl Picture {
     /// Everything here that an answer about this Gateway depends on, as a short text. Two replicas that see the same say
     /// the same.
-    pub fn digest(&self, gateway: &str) -> String {
+    pub fn digest(&self, gateway: &str, settings: &Settings) -> String {
         let routes = self.routes.iter().filter(|(_, route)| route.gateways.contains(gateway));
         let routes: Vec<_> = routes.map(|(name, route)| (name, &route.rules)).collect();
         let named = routes.iter().flat_map(|(_, rules)| rules.iter()).flat_map(|rule| &rule.pools);
         let pools: BTreeMap<_, _> = named.map(|(pool, _)| (pool, self.pools.get(pool))).collect();
         let asked: BTreeSet<_> = pools.values().flatten().filter_map(|picker| picker.as_ref()).collect();
-        // A peer is written out whole, the certificates that are believed among it.
         let pickers: Vec<_> = asked.into_iter().map(|picker| (picker, self.told_of(picker))).collect();
-        let told = serde_json::to_vec(&(routes, pools, pickers)).unwrap_or_default();
+        let eds = told_of(&[&settings.eds.address], settings.eds.tls.as_ref());
+        let told = serde_json::to_vec(&(routes, pools, pickers, eds, settings.max_streams)).unwrap_or_default();
         format!("{:016x}", xxh3_64(&told))
     }
 
     fn told_of(&self, picker: &PickerRef) -> String {
         match self.pickers.get(picker) {
-            Some(PickerState::Found(peer)) => {
-                let addresses: Vec<_> = peer.addresses.iter().map(ToString::to_string).collect();
-                let tls = peer.tls.as_ref().map(|tls| (tls.ca.text(), tls.server_name.as_str()));
-                format!("{addresses:?} {tls:?}")
-            }
+            Some(PickerState::Found(peer)) => told_of(&peer.addresses.iter().collect::<Vec<_>>(), peer.tls.as_ref()),
             Some(PickerState::Missing(_)) | None => "missing".to_owned(),
         }
     }
 }
 
+/// A peer, the certificates that are believed and shown among it. A key is told by its certificate.
+fn told_of(addresses: &[&PeerAddress], tls: Option<&PeerTls>) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let shown = |tls: &PeerTls| tls.client.as_ref().map(|(certificate, _)| certificate.text().to_owned());
+    let tls = tls.map(|tls| (tls.ca.text(), tls.server_name.as_str(), shown(tls)));
+    format!("{addresses:?} {tls:?}")
+}
+
 #[cfg(test)]
 mod tests {
-    use pointsman_envoy::bootstrap::{PeerTls, Pem};
+    use pointsman_envoy::bootstrap::Pem;
+    use pointsman_envoy::xds::EdsServer;
 
     use super::*;
 
@@ -121,14 +128,27 @@ mod tests {
         }
     }
 
+    fn settings(ca: &str) -> Settings {
+        shown(ca, "certificate", "key")
+    }
+
+    fn shown(ca: &str, certificate: &str, key: &str) -> Settings {
+        let client = Some((Pem::Inline(certificate.into()), Pem::Inline(key.into())));
+        let tls = PeerTls { ca: Pem::Inline(ca.into()), server_name: "gateway".into(), client };
+        Settings { eds: EdsServer { address: "gateway:9004".parse().unwrap(), tls: Some(tls) }, max_streams: 1 }
+    }
+
     #[test]
     fn a_digest_changes_with_what_its_gateway_depends_on_and_nothing_else() {
-        let digest = picture().digest("default/g");
-        assert_eq!(picture().digest("default/g"), digest);
+        let digest = picture().digest("default/g", &settings("CA"));
+        assert_eq!(picture().digest("default/g", &settings("CA")), digest);
+        assert_ne!(picture().digest("default/g", &settings("the next CA")), digest);
+        assert_ne!(picture().digest("default/g", &shown("CA", "the next certificate", "key")), digest);
+        assert_eq!(picture().digest("default/g", &shown("CA", "certificate", "another key")), digest);
         let changed = |change: fn(&mut Picture)| {
             let mut picture = picture();
             change(&mut picture);
-            picture.digest("default/g") != digest
+            picture.digest("default/g", &settings("CA")) != digest
         };
         assert!(changed(|picture| picture.routes.get_mut("default/one").unwrap().rules[0].others = 1));
         assert!(changed(|picture| *picture.pools.get_mut("default/a").unwrap() = None));

@@ -34,10 +34,18 @@ pub struct Hooks {
 }
 
 struct Shared {
-    picture: Arc<ArcSwap<Picture>>,
-    settings: Settings,
+    known: Arc<ArcSwap<Known>>,
     metrics: HookMetrics,
     answers: Mutex<HashMap<ObjectName, Answer>>,
+}
+
+/// All that answers are made of, beside what Envoy Gateway shows.
+#[derive(Clone, Debug)]
+pub struct Known {
+    /// What the watches tell.
+    pub picture: Picture,
+    /// What is the same for all Gateways.
+    pub settings: Settings,
 }
 
 /// What a Gateway was answered last, by this replica.
@@ -45,6 +53,8 @@ struct Shared {
 pub struct Answer {
     /// The digest of the picture that the answer was made of.
     pub digest: String,
+    /// The digest and the round of the `GatewaySync` that came with the question.
+    pub shown: (String, u32),
     /// What was made of its rules, by Envoy Gateway's names for them.
     pub rules: BTreeMap<String, RuleReport>,
     /// When.
@@ -52,9 +62,9 @@ pub struct Answer {
 }
 
 impl Hooks {
-    /// A service that answers from the picture in force.
-    pub fn new(picture: Arc<ArcSwap<Picture>>, settings: Settings, metrics: HookMetrics) -> Self {
-        Self { shared: Arc::new(Shared { picture, settings, metrics, answers: Mutex::default() }) }
+    /// A service that answers from what is known at the moment.
+    pub fn new(known: Arc<ArcSwap<Known>>, metrics: HookMetrics) -> Self {
+        Self { shared: Arc::new(Shared { known, metrics, answers: Mutex::default() }) }
     }
 
     /// The service as tonic's server takes it.
@@ -62,6 +72,11 @@ impl Hooks {
         EnvoyGatewayExtensionServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES)
+    }
+
+    /// What a Gateway was answered last.
+    pub fn answer(&self, gateway: &str) -> Option<Answer> {
+        self.shared.answers.lock().get(gateway).cloned()
     }
 
     /// What each Gateway was answered last. Only Gateways whose `GatewaySync` was shown are known by name.
@@ -86,16 +101,16 @@ impl Hooks {
     fn translation(&self, request: PostTranslateModifyRequest) -> PostTranslateModifyResponse {
         let PostTranslateModifyRequest { post_translate_context, clusters, secrets, listeners, routes } = request;
         let resources = Resources { clusters, listeners, routes };
-        let picture = self.shared.picture.load_full();
-        let resources = match translate(&resources, &picture, &self.shared.settings) {
+        let known = self.shared.known.load_full();
+        let resources = match translate(&resources, &known.picture, &known.settings) {
             Ok(made) => {
                 self.shared.metrics.made(&made.rules);
                 let context = post_translate_context.unwrap_or_default();
-                let gateway = context.extension_resources.iter().find_map(synced_gateway);
-                if let Some(gateway) = gateway {
-                    let digest = picture.digest(&gateway);
+                // With merged Gateways there are several.
+                for (gateway, shown) in context.extension_resources.iter().filter_map(synced_gateway) {
+                    let digest = known.picture.digest(&gateway, &known.settings);
                     tracing::debug!(gateway, digest, rules = made.rules.len(), "answered");
-                    self.remember(gateway, Answer { digest, rules: made.rules, at: Instant::now() });
+                    self.remember(gateway, Answer { digest, shown, rules: made.rules.clone(), at: Instant::now() });
                 }
                 made.resources
             }
@@ -144,6 +159,10 @@ struct Metadata {
 #[serde(rename_all = "camelCase")]
 struct Spec {
     target_refs: Vec<Target>,
+    #[serde(default)]
+    digest: String,
+    #[serde(default)]
+    round: u32,
 }
 
 #[derive(Deserialize)]
@@ -151,11 +170,11 @@ struct Target {
     name: String,
 }
 
-/// The Gateway that an object is the `GatewaySync` of.
-fn synced_gateway(object: &ExtensionResource) -> Option<ObjectName> {
-    let sync: GatewaySync = serde_json::from_slice(&object.unstructured_bytes).ok()?;
-    let target = sync.spec.target_refs.into_iter().next().filter(|_| sync.kind == "GatewaySync")?;
-    Some(format!("{}/{}", sync.metadata.namespace, target.name))
+/// The Gateway that an object is the `GatewaySync` of, and the digest and round that it says.
+fn synced_gateway(object: &ExtensionResource) -> Option<(ObjectName, (String, u32))> {
+    let GatewaySync { kind, metadata, spec } = serde_json::from_slice(&object.unstructured_bytes).ok()?;
+    let target = spec.target_refs.into_iter().next().filter(|_| kind == "GatewaySync")?;
+    Some((format!("{}/{}", metadata.namespace, target.name), (spec.digest, spec.round)))
 }
 
 #[tonic::async_trait]

@@ -99,34 +99,35 @@ impl ClusterView {
         self.listed.contains(&Kind::Pod) && pools.any(|kind| self.listed.contains(&kind))
     }
 
-    /// Whether every kind is known, or is not to be known for the time being.
-    fn is_complete(&self) -> bool {
+    /// Whether every one of these kinds is known, or is not to be known for the time being.
+    fn is_complete(&self, kinds: &[Kind]) -> bool {
         let is_out_of_reach =
             |kind| matches!(self.watches.get(kind), Some(WatchState::Absent | WatchState::Forbidden(_)));
-        Kind::ALL.iter().all(|kind| self.listed.contains(kind) || is_out_of_reach(kind))
+        kinds.iter().all(|kind| self.listed.contains(kind) || is_out_of_reach(kind))
     }
 
     /// When the first news are due, `since` being when pools and pods became known; `None` before they are. News of
     /// the part of a cluster would be wrong: pools without members, or scheduled as nobody wants.
-    fn settles_at(&self, since: Option<Instant>) -> Option<Instant> {
+    fn settles_at(&self, kinds: &[Kind], since: Option<Instant>) -> Option<Instant> {
         let since = since.filter(|_| self.has_basics())?;
-        Some(if self.is_complete() { since } else { since + PATIENCE })
+        Some(if self.is_complete(kinds) { since } else { since + PATIENCE })
     }
 }
 
-/// Follows a cluster for ever: tells `news` whenever something changed, and shows in `view` how it goes.
+/// Follows these kinds of a cluster for ever: tells `news` whenever something changed, and shows in `view` how it goes.
 ///
 /// Ends only when `news` is no longer taken.
 pub async fn follow(
     client: Client,
     scope: Scope,
+    kinds: &[Kind],
     registry: Registry,
     news: mpsc::Sender<News>,
     view: channel::Sender<ClusterView>,
 ) {
     let (tell, mut told) = mpsc::channel(SIGHTS);
     let mut watches: FuturesUnordered<_> =
-        Kind::ALL.into_iter().map(|kind| kind.watch(client.clone(), &scope, tell.clone())).collect();
+        kinds.iter().map(|kind| kind.watch(client.clone(), &scope, tell.clone())).collect();
     drop(tell);
     let mut index = Index::new(scope, registry);
     let mut due: Option<Instant> = None;
@@ -135,7 +136,7 @@ pub async fn follow(
     loop {
         let deadline = match &*view.borrow() {
             seen if seen.is_settled => due,
-            seen => seen.settles_at(has_basics_since),
+            seen => seen.settles_at(kinds, has_basics_since),
         };
         let absence_due = absences.due_at();
         tokio::select! {

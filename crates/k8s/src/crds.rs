@@ -3,6 +3,7 @@
 //! A cluster that has the others' definitions keeps them: ours of them are for clusters that have none, say what theirs
 //! say (a test compares the two schema by schema), and are never written over what is there.
 
+mod gateway_sync;
 mod inference_model;
 mod inference_model_rewrite;
 mod inference_objective;
@@ -59,7 +60,12 @@ struct Definition {
 
 /// All definitions, with the plugins of `registry` in the schema of ours.
 pub fn all(registry: &Registry) -> Vec<Crd> {
-    let mut all = vec![scheduling_policy::crd(registry), inference_pool::crd(), inference_pool_v1alpha2::crd()];
+    let mut all = vec![
+        scheduling_policy::crd(registry),
+        gateway_sync::crd(),
+        inference_pool::crd(),
+        inference_pool_v1alpha2::crd(),
+    ];
     all.push(inference_model::crd());
     all.extend(ModelGroup::ALL.map(inference_objective::crd));
     all.extend(ModelGroup::ALL.map(inference_model_rewrite::crd));

@@ -25,7 +25,7 @@ use serde_json::json;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep};
 
-use crate::api::{CONTROLLER_NAME, PoolGroup};
+use crate::api::PoolGroup;
 use crate::calls::{CallError, Failure, Jitter, within};
 use crate::key::ObjectKey;
 use allowance::Allowance;
@@ -95,6 +95,10 @@ pub enum NoticeReason {
     Cordoned,
     /// It takes them again.
     Uncordoned,
+    /// The pool's picker is nowhere, or cannot be verified.
+    PickerNotFound,
+    /// It can be asked again.
+    PickerFound,
 }
 
 /// Where notices are told. Cheap to clone.
@@ -107,6 +111,8 @@ pub struct Notices {
 /// Publishes notices. Its task is [`Publisher::run`].
 pub struct Publisher {
     client: Client,
+    /// What reports them.
+    controller: &'static str,
     /// This replica's name; the API server takes no Event without one.
     instance: String,
     notices: mpsc::Receiver<Notice>,
@@ -159,26 +165,36 @@ impl NoticeReason {
             Self::ScrapeFailing => "ScrapeFailing",
             Self::Cordoned => "Cordoned",
             Self::Uncordoned => "Uncordoned",
+            Self::PickerNotFound => "PickerNotFound",
+            Self::PickerFound => "PickerFound",
         }
     }
 
-    /// What the picker was doing.
+    /// What was being done.
     const fn action(self) -> &'static str {
         match self {
             Self::NoReadyEndpoints | Self::EndpointsReady | Self::Cordoned | Self::Uncordoned => "WatchEndpoints",
             Self::PolicyApplied | Self::PolicyRejected | Self::PolicyConflicted => "ApplyPolicy",
             Self::BecameLeader => "Lead",
             Self::ScrapeFailing => "Scrape",
+            Self::PickerNotFound | Self::PickerFound => "ResolvePicker",
         }
     }
 
     /// Whether somebody should look.
     pub const fn is_warning(self) -> bool {
         match self {
-            Self::NoReadyEndpoints | Self::PolicyRejected | Self::PolicyConflicted | Self::ScrapeFailing => true,
-            Self::EndpointsReady | Self::PolicyApplied | Self::BecameLeader | Self::Cordoned | Self::Uncordoned => {
-                false
-            }
+            Self::NoReadyEndpoints
+            | Self::PolicyRejected
+            | Self::PolicyConflicted
+            | Self::ScrapeFailing
+            | Self::PickerNotFound => true,
+            Self::EndpointsReady
+            | Self::PolicyApplied
+            | Self::BecameLeader
+            | Self::Cordoned
+            | Self::Uncordoned
+            | Self::PickerFound => false,
         }
     }
 }
@@ -196,9 +212,10 @@ impl NoticeMetrics {
     }
 }
 
-/// Where notices are told, and what publishes them as Events of the replica `instance`.
+/// Where notices are told, and what publishes them as Events of the replica `instance` of `controller`.
 pub fn notices(
     client: Client,
+    controller: &'static str,
     instance: &str,
     holds: watch::Receiver<bool>,
     metrics: NoticeMetrics,
@@ -206,7 +223,8 @@ pub fn notices(
     let (waiting, notices) = mpsc::channel(WAITING_MAX);
     let publisher = Publisher {
         client,
-        instance: cut(if instance.is_empty() { CONTROLLER_NAME } else { instance }, INSTANCE_MAX).to_owned(),
+        controller,
+        instance: cut(if instance.is_empty() { controller } else { instance }, INSTANCE_MAX).to_owned(),
         notices,
         holds,
         allowance: Allowance::default(),
@@ -319,7 +337,7 @@ impl Publisher {
             note: Some(notice.message.clone()),
             type_: Some(if notice.reason.is_warning() { "Warning" } else { "Normal" }.into()),
             event_time: Some(now),
-            reporting_controller: Some(CONTROLLER_NAME.into()),
+            reporting_controller: Some(self.controller.into()),
             reporting_instance: Some(self.instance.clone()),
             regarding: Some(ObjectReference {
                 api_version: Some((*api_version).into()),

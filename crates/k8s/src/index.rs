@@ -44,6 +44,8 @@ pub enum Scope {
     Pool(ObjectKey),
     /// All of a namespace.
     Namespace(Arc<str>),
+    /// All of the cluster.
+    Cluster,
 }
 
 /// Something that was seen of the cluster.
@@ -130,6 +132,7 @@ impl Scope {
         match self {
             Self::Pool(key) => key == pool,
             Self::Namespace(namespace) => *namespace == pool.namespace,
+            Self::Cluster => true,
         }
     }
 }

@@ -155,6 +155,7 @@ pub fn default_name(scope: &Scope) -> String {
     match scope {
         Scope::Pool(pool) => format!("pointsman.{}.{}", pool.namespace, pool.name),
         Scope::Namespace(namespace) => format!("pointsman.{namespace}"),
+        Scope::Cluster => "pointsman".to_owned(),
     }
 }
 

@@ -15,6 +15,7 @@ pub mod events;
 pub mod facts;
 #[cfg(test)]
 mod fake_api;
+pub mod gateways;
 pub mod index;
 pub mod key;
 pub mod lease;
@@ -22,6 +23,7 @@ pub mod rbac;
 #[cfg(test)]
 mod scripted_api;
 pub mod status;
+pub mod sync;
 pub mod trust;
 pub mod verdict;
 pub mod watch;

@@ -7,10 +7,11 @@
 //! How a status is written differs by what its list is to the API server:
 //! - `status.conditions` is a map by `type`: server-side apply, forced, of our condition types alone. Another
 //!   controller's conditions beside ours stay, and a type that we no longer write goes with our ownership of it.
-//! - `status.ancestors` is atomic, as in all of Gateway API: whoever applies it owns the whole list, and would throw
-//!   out what other controllers wrote. So it is read, changed and written back as a merge patch of that field alone.
+//! - `status.ancestors`, and a pool's `status.parents`, are atomic, as in all of Gateway API: whoever applies such a
+//!   list owns the whole of it, and would throw out what other controllers wrote. So it is read, changed and written back
+//!   as a merge patch of that field alone.
 //!
-//! Both carry the `resourceVersion` that was read, so that nothing is written over a change that we have not seen, nor
+//! All carry the `resourceVersion` that was read, so that nothing is written over a change that we have not seen, nor
 //! onto an object that was made anew under the same name.
 
 mod docket;

@@ -9,11 +9,14 @@
 //! A Secret that a person or cert-manager brought (one without our `app.kubernetes.io/managed-by` label) is read and
 //! never written; when it changes, replicas change over in the same way. A ConfigMap that is not ours stays as it is.
 //!
+//! A server whose clients show certificates, too, has them looked after in the same rounds ([`Trust::with_clients`]).
+//!
 //! Replicas need no leader for this. Each looks every half a minute and does what it finds to do; whatever it writes
 //! carries the `resourceVersion` of what it read, so that of two that do the same at once one starts over. The ConfigMap
 //! is read before the Secret: what is published then is never older than what another replica published meanwhile.
 
 pub mod authority;
+mod clients;
 mod objects;
 mod rotation;
 #[cfg(test)]
@@ -30,6 +33,8 @@ use tokio::time::sleep;
 
 use crate::calls::{CallError, Failure, Jitter, within};
 use authority::{Authority, AuthorityError, Leaf};
+use clients::Clients;
+pub use clients::MutualTrust;
 pub use rotation::Periods;
 use rotation::{Authorities, Published, bundle, is_leaf_due, step};
 
@@ -80,6 +85,11 @@ pub fn object_name(service: &str) -> String {
     format!("{service}-ca")
 }
 
+/// The name of the Secret with the certificate of a Service's clients.
+pub fn client_name(service: &str) -> String {
+    format!("{service}-client")
+}
+
 /// Keeps one replica's certificate good. Its task is [`Trust::keep`].
 pub struct Trust {
     secrets: Api<Secret>,
@@ -87,6 +97,8 @@ pub struct Trust {
     options: TrustOptions,
     /// `None` until the first one was issued.
     leaf: watch::Sender<Option<Arc<Leaf>>>,
+    /// Absent where clients need no certificate.
+    clients: Option<Clients>,
     jitter: Jitter,
 }
 
@@ -117,9 +129,22 @@ impl Trust {
             config_maps: Api::namespaced(client, &options.namespace),
             options,
             leaf,
+            clients: None,
             jitter: Jitter::new(),
         };
         (trust, issued)
+    }
+
+    /// Looks after the clients' certificate too, in Secrets of the clients' namespace. What both sides know each other
+    /// by is absent until it was there once.
+    pub fn with_clients(
+        mut self,
+        client: Client,
+        namespace: &str,
+    ) -> (Self, watch::Receiver<Option<Arc<MutualTrust>>>) {
+        let (clients, known) = Clients::new(client, namespace, &self.options);
+        self.clients = Some(clients);
+        (self, known)
     }
 
     /// Looks after Secret, ConfigMap and certificate. Never returns: while something is in the way, the certificate in
@@ -188,7 +213,7 @@ impl Trust {
                 Err(error) if error.kind() == Failure::Conflict => return Ok(false),
                 // The certificate in force is looked after even if the CA cannot be.
                 Err(error) => {
-                    self.renew_leaf(&has, &published, now)?;
+                    self.renew(&has, &published, now).await?;
                     return Err(self.secret_error(error));
                 }
             }
@@ -211,12 +236,12 @@ impl Trust {
                 }
                 Err(error) if error.kind() == Failure::Conflict => return Ok(false),
                 Err(error) => {
-                    self.renew_leaf(&has, &published, now)?;
+                    self.renew(&has, &published, now).await?;
                     return Err(self.config_map_error(error));
                 }
             }
         }
-        self.renew_leaf(&has, &published, now)?;
+        self.renew(&has, &published, now).await?;
         Ok(true)
     }
 
@@ -230,6 +255,15 @@ impl Trust {
             Err(error) => return Err(self.secret_error(error)),
         }
         Ok(())
+    }
+
+    /// Renews what is signed by the CA, where it is due.
+    async fn renew(&self, has: &Authorities, published: &Published, now: SystemTime) -> Result<(), TrustError> {
+        self.renew_leaf(has, published, now)?;
+        match &self.clients {
+            None => Ok(()),
+            Some(clients) => clients.look(has, published, now).await,
+        }
     }
 
     fn renew_leaf(&self, has: &Authorities, published: &Published, now: SystemTime) -> Result<(), TrustError> {

@@ -1,9 +1,10 @@
-//! What the picker thinks of the objects that it reads: the whole wanted status, as the index publishes it.
+//! What is thought of the objects that are read: the whole wanted status, as the index publishes it for the picker, and
+//! the extension server for its Gateways.
 //!
-//! A verdict says what should stand in an object's status, never how it gets there ([`crate::status`]). It never speaks
-//! of an InferencePool: that status belongs to the gateways.
+//! A verdict says what should stand in an object's status, never how it gets there ([`crate::status`]). The picker never
+//! speaks of an InferencePool: that status belongs to the gateways.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -11,17 +12,17 @@ use kube::Resource;
 use kube::api::ApiResource;
 
 use crate::api::{
-    AncestorReference, InferenceModel, InferenceModelRewrite, InferenceObjective, ModelGroup, PoolGroup,
+    AncestorReference, InferenceModel, InferenceModelRewrite, InferenceObjective, InferencePool, ModelGroup, PoolGroup,
     SchedulingPolicy,
 };
 use crate::facts::Identity;
 use crate::key::ObjectKey;
 
-/// Every object that has a verdict. Written by the index alone, as a whole; an unchanged verdict keeps its `Arc`, so
-/// that thousands of them compare by their addresses.
+/// Every object that has a verdict. Written by one task of the process, as a whole; where an unchanged verdict keeps its
+/// `Arc`, as the index does, thousands of them compare by their addresses.
 pub type Verdicts = BTreeMap<Subject, Arc<Verdict>>;
 
-/// An object whose status the picker writes.
+/// An object whose status is written.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Subject {
     /// What it is.
@@ -30,7 +31,7 @@ pub struct Subject {
     pub key: ObjectKey,
 }
 
-/// The kinds whose status the picker writes.
+/// The kinds whose status is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SubjectKind {
     /// Ours; status per ancestor.
@@ -41,9 +42,11 @@ pub enum SubjectKind {
     InferenceObjective(ModelGroup),
     /// In either group.
     InferenceModelRewrite(ModelGroup),
+    /// `inference.networking.k8s.io`; status per Gateway.
+    InferencePool,
 }
 
-/// What the picker thinks of one object.
+/// What is thought of one object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verdict {
     /// Which object is meant: one that was made anew under the same name is another one.
@@ -63,6 +66,15 @@ pub enum Says {
     /// `status.ancestors`, one entry a pool; at most [`ANCESTORS_MAX`] of them count. A policy that no longer targets
     /// any pool of this process keeps a verdict without entries, which takes ours out of its status.
     Ancestors(BTreeMap<PoolId, Vec<Judgement>>),
+    /// `status.parents`, one entry a Gateway; at most [`PARENTS_MAX`] of them count. A pool that no Gateway of ours sends
+    /// requests to any more keeps a verdict without entries, which takes ours out of its status.
+    Parents {
+        /// What is said, by Gateway.
+        wanted: BTreeMap<ObjectKey, Vec<Judgement>>,
+        /// Gateways of other controllers that send requests to the pool too: what stands there in our name was said by
+        /// the extension server of that controller.
+        others: BTreeSet<ObjectKey>,
+    },
 }
 
 /// One condition.
@@ -87,11 +99,13 @@ pub struct PoolId {
     pub key: ObjectKey,
 }
 
-/// The types of the conditions that the picker writes.
+/// The types of the conditions that are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ConditionType {
     /// The object is in force.
     Accepted,
+    /// What the object refers to is there.
+    ResolvedRefs,
 }
 
 /// A condition's status.
@@ -120,17 +134,29 @@ pub enum Reason {
     UnknownFields,
     /// The object is of a kind, or names one, that this picker does not read.
     Unsupported,
+    /// A pool is used in a way that its Gateway knows nothing of.
+    NotSupportedByParent,
+    /// The Gateway refuses the HTTPRoutes that name a pool.
+    HttpRouteNotAccepted,
+    /// A pool names no picker.
+    EndpointPickerRefMissing,
+    /// What the object refers to is there.
+    ResolvedRefs,
+    /// A pool's picker is nowhere, or cannot be verified.
+    InvalidExtensionRef,
 }
 
 /// How many ancestors a policy's status may have, those of other controllers included (GEP-713).
 pub const ANCESTORS_MAX: usize = 16;
-/// How long a message may be, in bytes. The API server takes 32,768 characters; a quarter of that keeps sixteen
-/// ancestors far below what etcd stores, and is more than anybody reads.
+/// How many parents a pool's status may have, those of other controllers included.
+pub const PARENTS_MAX: usize = 32;
+/// How long a message may be, in bytes. The API server takes 32,768 characters; a quarter of that keeps a full
+/// list of entries far below what etcd stores, and is more than anybody reads.
 pub const MESSAGE_MAX: usize = 8192;
 
 impl SubjectKind {
-    /// All of them.
-    pub const ALL: [Self; 6] = [
+    /// Those that the picker writes.
+    pub const OF_PICKER: [Self; 6] = [
         Self::SchedulingPolicy,
         Self::InferenceModel,
         Self::InferenceObjective(ModelGroup::LlmD),
@@ -146,6 +172,7 @@ impl SubjectKind {
             Self::InferenceModel => api_resource::<InferenceModel>(&()),
             Self::InferenceObjective(group) => api_resource::<InferenceObjective>(&group),
             Self::InferenceModelRewrite(group) => api_resource::<InferenceModelRewrite>(&group),
+            Self::InferencePool => api_resource::<InferencePool>(&()),
         }
     }
 }
@@ -185,6 +212,7 @@ impl ConditionType {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Accepted => "Accepted",
+            Self::ResolvedRefs => "ResolvedRefs",
         }
     }
 }
@@ -216,6 +244,11 @@ impl Reason {
             Self::ModelNameInUse => "ModelNameInUse",
             Self::UnknownFields => "UnknownFields",
             Self::Unsupported => "Unsupported",
+            Self::NotSupportedByParent => "NotSupportedByParent",
+            Self::HttpRouteNotAccepted => "HTTPRouteNotAccepted",
+            Self::EndpointPickerRefMissing => "EndpointPickerRefMissing",
+            Self::ResolvedRefs => "ResolvedRefs",
+            Self::InvalidExtensionRef => "InvalidExtensionRef",
         }
     }
 }

@@ -9,6 +9,16 @@ use pointsman_envoy::bootstrap::PeerAddress;
 
 use crate::kubectl::args::KubectlCommand;
 
+/// Our own namespace, where nobody says otherwise.
+pub(crate) const OWN_NAMESPACE: &str = "pointsman";
+/// The name of the extension server's Service, ServiceAccount and Lease, where nobody says otherwise.
+pub(crate) const EXTENSION_SERVER: &str = "pointsman-gateway";
+/// Where Envoy Gateway's chart is installed as its documentation says, and the ServiceAccount that it makes.
+pub(crate) const ENVOY_GATEWAY_NAMESPACE: &str = "envoy-gateway-system";
+pub(crate) const ENVOY_GATEWAY_ACCOUNT: &str = "envoy-gateway";
+/// The controller name of Envoy Gateway, where its configuration names no other.
+pub(crate) const ENVOY_GATEWAY_CONTROLLER: &str = "gateway.envoyproxy.io/gatewayclass-controller";
+
 /// An endpoint picker for LLM inference: Envoy asks it where each request will be answered soonest.
 #[derive(Debug, Parser)]
 #[command(name = "pointsman", version, about, max_term_width = 100)]
@@ -23,11 +33,13 @@ pub struct Cli {
 pub enum Command {
     /// Serve picks to a gateway.
     Serve(ServeArgs),
+    /// Serve Envoy Gateway, so that its HTTPRoutes may name InferencePools.
+    Gateway(GatewayArgs),
     /// Check a configuration file, and tell every problem at once.
     Validate(ValidateArgs),
     /// Write the CustomResourceDefinitions as files, or check the files that are there.
     Crds(CrdsArgs),
-    /// Print the Roles that a picker needs in a cluster, and their bindings, as manifests.
+    /// Print the Roles that a picker or the gateway needs in a cluster, and their bindings, as manifests.
     Roles(RolesArgs),
     /// Print the configuration of an Envoy that asks this picker.
     EnvoyBootstrap(EnvoyBootstrapArgs),
@@ -106,27 +118,95 @@ pub struct ServeArgs {
     pub log: String,
 }
 
-/// `pointsman roles`: the flags are those of `pointsman serve`, where both have them.
+/// `pointsman roles`: the flags are those of `pointsman serve`, or with `--gateway` of `pointsman gateway`, where both have
+/// them.
 #[derive(Clone, Debug, Args)]
 pub struct RolesArgs {
-    /// The picker's own namespace.
+    /// Print what `pointsman gateway` needs, and what Envoy Gateway needs beyond its chart, instead of a picker's Roles.
+    #[arg(long, conflicts_with_all = ["pool_name", "pool_namespace"])]
+    pub gateway: bool,
+    /// The picker's own namespace, or the gateway's.
     #[arg(short, long, value_name = "NAMESPACE")]
     pub namespace: String,
-    /// The ServiceAccount that the picker runs as; Roles and bindings get its name.
-    #[arg(long, value_name = "NAME", default_value = "pointsman")]
-    pub service_account: String,
+    /// The ServiceAccount that it runs as, which Roles and bindings are named after; by default pointsman, or
+    /// pointsman-gateway with --gateway.
+    #[arg(long, value_name = "NAME")]
+    pub service_account: Option<String>,
     /// The pool that it serves; without it, all of the namespace.
     #[arg(long, value_name = "NAME")]
     pub pool_name: Option<String>,
     /// The namespace of the pools; by default the picker's own.
     #[arg(long, value_name = "NAMESPACE")]
     pub pool_namespace: Option<String>,
-    /// The Lease that the replicas share, where `serve` is given one.
+    /// The Lease that the replicas share, where `serve` or `gateway` is given one.
     #[arg(long, value_name = "NAME")]
     pub lease_name: Option<String>,
-    /// The picker's own Service, where `serve` is given one: for the CA that replicas share.
+    /// The picker's own Service, where `serve` is given one: for the CA that replicas share. With --gateway the
+    /// extension server's, by default pointsman-gateway.
     #[arg(long, value_name = "NAME")]
     pub service_name: Option<String>,
+    /// The namespace of Envoy Gateway.
+    #[arg(long, default_value = ENVOY_GATEWAY_NAMESPACE, requires = "gateway", value_name = "NAMESPACE")]
+    pub envoy_gateway_namespace: String,
+    /// The ServiceAccount that Envoy Gateway runs as.
+    #[arg(long, default_value = ENVOY_GATEWAY_ACCOUNT, requires = "gateway", value_name = "NAME")]
+    pub envoy_gateway_service_account: String,
+}
+
+/// `pointsman gateway`.
+#[derive(Clone, Debug, Args)]
+pub struct GatewayArgs {
+    /// The address that the hooks, EDS and metrics listen on.
+    #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
+    pub bind_address: std::net::IpAddr,
+    /// The port of the hooks, EDS and gRPC health.
+    #[arg(long, default_value_t = 9004)]
+    pub grpc_port: u16,
+    /// The port of gRPC health alone, in plaintext, for whoever has no certificate: "" is readiness, "liveness" whether
+    /// the process answers.
+    #[arg(long, default_value_t = 9003)]
+    pub grpc_health_port: u16,
+    /// The port of Prometheus metrics.
+    #[arg(long, default_value_t = 9090)]
+    pub metrics_port: u16,
+    /// Where the admin pages listen: what was made of each rule, log level.
+    #[arg(long, default_value = "127.0.0.1:9091", value_name = "ADDRESS")]
+    pub admin_address: SocketAddr,
+    /// The server's own namespace.
+    #[arg(long, env = "POD_NAMESPACE", default_value = OWN_NAMESPACE, value_name = "NAMESPACE")]
+    pub namespace: String,
+    /// The server's own Service. Replicas share a CA by it, as with `serve`, and Envoys reach EDS by its name.
+    #[arg(long, default_value = EXTENSION_SERVER, value_name = "NAME")]
+    pub service_name: String,
+    /// The namespace of Envoy Gateway. The Secrets SERVICE-ca and SERVICE-client are kept there, by which it and this
+    /// server know each other. Ones that somebody else keeps there (without the label
+    /// app.kubernetes.io/managed-by: pointsman) are read and never written.
+    #[arg(long, default_value = ENVOY_GATEWAY_NAMESPACE, value_name = "NAMESPACE")]
+    pub envoy_gateway_namespace: String,
+    /// The controller name of Envoy Gateway: Gateways whose GatewayClass bears it are served.
+    #[arg(long, default_value = ENVOY_GATEWAY_CONTROLLER, value_name = "NAME")]
+    pub controller_name: String,
+    /// The Lease that the replicas share, in the server's own namespace: its holder writes statuses and Events.
+    #[arg(long, default_value = "pointsman-gateway", value_name = "NAME")]
+    pub lease_name: String,
+    /// Where Envoys reach EDS; by default the Service.
+    #[arg(long, value_name = "ADDRESS")]
+    pub eds_address: Option<PeerAddress>,
+    /// Serve over TLS, to clients with a certificate of the CA. Off is for an Envoy Gateway and an Envoy on the same host.
+    #[arg(long, default_value_t = true, action = clap::ArgAction::Set, num_args = 0..=1, default_missing_value = "true")]
+    pub secure_serving: bool,
+    /// The domain of the cluster's names.
+    #[arg(long, default_value = "cluster.local", value_name = "DOMAIN")]
+    pub cluster_domain: String,
+    /// Requests that Envoy holds open at once, for each pool and each picker, where no policy says otherwise.
+    #[arg(long, default_value_t = pointsman_envoy::wiring::DEFAULT_MAX_STREAMS)]
+    pub max_streams: u32,
+    /// Print what Envoy Gateway's Helm values must say of this server, and do nothing else.
+    #[arg(long)]
+    pub print_values: bool,
+    /// What is logged, as `level` or `target=level,...`.
+    #[arg(long, default_value = "info,kube_client=off", env = "POINTSMAN_LOG", value_name = "FILTER")]
+    pub log: String,
 }
 
 /// What the replicas of one picker are to each other.

@@ -12,6 +12,7 @@ mod bootstrap;
 pub mod config_file;
 mod crds;
 mod demo;
+mod gateway;
 pub mod kubectl;
 mod roles;
 pub mod serve;
@@ -29,6 +30,7 @@ use args::Command;
 pub fn run(registry: Registry) -> ExitCode {
     let result = match kubectl::parse_command_line().command {
         Command::Serve(args) => serve::run(args, registry),
+        Command::Gateway(args) => gateway::run(args, registry),
         Command::Crds(args) => crds::run(&args, &registry),
         Command::Roles(args) => roles::run(&args),
         Command::Validate(args) => return validate::run(&args, &registry),

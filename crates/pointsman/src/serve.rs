@@ -8,15 +8,15 @@ mod cluster_source;
 mod file_pools;
 mod file_source;
 mod health;
-mod incoming;
-mod logging;
+pub(crate) mod incoming;
+pub(crate) mod logging;
 mod memory;
 mod own_notices;
 mod owner;
 mod pool_metrics;
 mod pools;
-mod supervisor;
-mod tls;
+pub(crate) mod supervisor;
+pub(crate) mod tls;
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::SocketAddr;
@@ -79,8 +79,14 @@ pub fn run(args: ServeArgs, registry: Registry) -> Result<()> {
 }
 
 /// A number that differs from process to process.
-fn random_seed() -> u64 {
+pub(crate) fn random_seed() -> u64 {
     RandomState::new().hash_one(std::process::id())
+}
+
+/// A name for this replica that no other start of it has.
+pub(crate) fn identity() -> String {
+    let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "pointsman".into());
+    format!("{host}-{:08x}", random_seed() as u32)
 }
 
 /// Where pools come from, before anything is started.
@@ -268,7 +274,7 @@ where
         + 'static,
     H::Future: Send + 'static,
 {
-    let incoming = incoming::accept(TcpListener::from_std(listener)?, tls);
+    let incoming = incoming::accept(TcpListener::from_std(listener)?, tls.map(incoming::Tls::Rustls));
     server::configure(Server::builder(), &limits)
         .add_service(picker)
         .add_service(health)
@@ -277,7 +283,7 @@ where
         .context("serving ext_proc")
 }
 
-async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
+pub(crate) async fn bind(flag: &str, address: SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("listening on {address} ({flag}): is the port taken?"))
 }
 
@@ -292,7 +298,7 @@ fn limits(server: &ServerConfig) -> Limits {
     }
 }
 
-fn metrics_page(registry: Arc<Mutex<MetricsRegistry>>) -> Router {
+pub(crate) fn metrics_page(registry: Arc<Mutex<MetricsRegistry>>) -> Router {
     let page = move || async move {
         let mut text = String::new();
         let encoded = prometheus_client::encoding::text::encode(&mut text, &registry.lock());

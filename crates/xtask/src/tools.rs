@@ -120,6 +120,19 @@ fn all() -> anyhow::Result<Vec<Tool>> {
             minutes: 9,
         },
     )?);
+    all.push(go(
+        "coredns",
+        Elsewhere { in_assets: false, variable: Some("POINTSMAN_COREDNS"), on_path: false },
+        GoTool {
+            folder: "coredns",
+            go_mod: include_str!("../../../tools/coredns/go.mod"),
+            module: "github.com/coredns/coredns",
+            package: "github.com/coredns/coredns",
+            variables: &[],
+            version_command: &["-version"],
+            minutes: 3,
+        },
+    )?);
     let mut files = |name, source: GoFiles| {
         let version = source.version();
         all.push(Tool { name, version, elsewhere: Elsewhere::default(), source: Source::GoFiles(source) });

@@ -1,7 +1,6 @@
 //! The servers that are measured: the picker as it is released, with a file of endpoints, and the no-op server.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +12,7 @@ use tempfile::TempDir;
 
 use super::exposition::{Page, Pages};
 use super::process::{Machine, ServerProcess};
+use crate::process::cargo;
 
 /// What starts servers.
 #[derive(Debug)]
@@ -106,11 +106,9 @@ impl Servers {
 
 /// Builds the picker, so that what is measured is what the sources say.
 fn build() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-    let mut command = Command::new(cargo);
-    command.args(["build", "--release", "-p", "pointsman", "--manifest-path", manifest]);
-    ensure!(command.status().context("running cargo")?.success(), "the picker does not build");
+    let mut cargo = cargo();
+    cargo.args(["build", "--release", "-p", "pointsman"]);
+    ensure!(cargo.status().context("running cargo")?.success(), "the picker does not build");
     let here = std::env::current_exe()?;
     let target = here.ancestors().nth(2).context("finding the target folder")?;
     Ok(target.join("release/pointsman"))

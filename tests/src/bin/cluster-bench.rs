@@ -1,5 +1,6 @@
-//! What a cluster costs: how soon requests follow a change, and what pods that change all the time take of the picker.
-//! Part of `make bench`; see `pointsman_tests::follow` and `pointsman_tests::churn`.
+//! What a cluster costs: how soon requests follow a change, what pods that change all the time take of the picker, and how
+//! soon an Envoy Gateway with many rules has them in Envoy. Part of `make bench`; see `pointsman_tests::follow`, `churn`
+//! and `rules`.
 
 use std::time::{Duration, Instant};
 
@@ -8,13 +9,14 @@ use clap::{Parser, ValueEnum};
 use pointsman_tests::churn::{ChurnPlan, churn};
 use pointsman_tests::control_plane::ControlPlane;
 use pointsman_tests::follow::{follow, report};
+use pointsman_tests::rules::{self, RulesPlan};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures what a cluster costs the picker, with a real API server.
 #[derive(Debug, Parser)]
 #[command(name = "cluster-bench", max_term_width = 100)]
 struct Cli {
-    /// Only one of the two.
+    /// Only one of the three.
     #[arg(long)]
     only: Option<Part>,
     /// Changes whose following is timed.
@@ -35,12 +37,16 @@ struct Cli {
     /// Seconds of each of the times that the churn is compared with.
     #[arg(long, default_value_t = 30)]
     comparison: u64,
+    /// Rules of the Gateway, over a tenth as many pools.
+    #[arg(long, default_value_t = 300)]
+    rules: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Part {
     Follow,
     Churn,
+    Rules,
 }
 
 fn main() -> Result<()> {
@@ -63,13 +69,22 @@ fn main() -> Result<()> {
 async fn measure(cli: &Cli) -> Result<()> {
     let began = Instant::now();
     let progress = |what: &str| eprintln!("{:>4} s: {what}", began.elapsed().as_secs());
+    let wants = |part| cli.only.is_none_or(|only| only == part);
+    if wants(Part::Rules) {
+        progress("starting an API server, Envoy Gateway and the extension server");
+        let churn = Duration::from_secs(10);
+        let plan = RulesPlan { rules: cli.rules, pools: cli.rules.div_ceil(10), changes: 10, churn };
+        print!("\n{}\n", rules::run(plan).await?);
+    }
+    if !wants(Part::Follow) && !wants(Part::Churn) {
+        return Ok(());
+    }
     progress("starting an API server");
     let plane = ControlPlane::start().await?;
     for version in ["1.5.0", "1.6.0"] {
         plane.install_upstream_crds(version).await?;
     }
     plane.install_our_crds().await?;
-    let wants = |part| cli.only.is_none_or(|only| only == part);
     if wants(Part::Follow) {
         let tell = |number: usize, followed: &_| progress(&format!("change {}: {followed:?}", number + 1));
         print!("\n{}\n", report(&follow(&plane, cli.changes, tell).await?));

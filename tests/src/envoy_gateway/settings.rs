@@ -67,7 +67,7 @@ pub(super) fn envoy_version() -> &'static str {
 }
 
 /// The name by which a GatewayClass chooses the Envoy Gateway of a namespace: there are others' Gateways in the cluster.
-fn controller(namespace: &str) -> String {
+pub(super) fn controller(namespace: &str) -> String {
     format!("gateway.envoyproxy.io/{namespace}")
 }
 

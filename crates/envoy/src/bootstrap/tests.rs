@@ -159,7 +159,7 @@ fn a_dead_picker_is_noticed_within_a_second_or_a_request() {
     let picker = cluster(&made, PICKER_CLUSTER);
     let check = json!({
         "interval": "1s", "no_traffic_interval": "1s", "timeout": "1s",
-        "unhealthy_threshold": 1, "healthy_threshold": 1, "grpc_health_check": {},
+        "unhealthy_threshold": 1, "healthy_threshold": 1, "grpc_health_check": {"authority": "pointsman"},
     });
     assert_eq!(picker["health_checks"], json!([check]));
     assert_eq!(picker["common_lb_config"]["healthy_panic_threshold"]["value"], 0);

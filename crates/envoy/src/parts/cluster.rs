@@ -26,7 +26,8 @@ pub(crate) fn picker(name: &str, peer: &Peer, max_streams: u32) -> Value {
         "timeout": duration(check.timeout),
         "unhealthy_threshold": check.unhealthy_threshold,
         "healthy_threshold": check.healthy_threshold,
-        "grpc_health_check": {},
+        // Else Envoy asks under the cluster's name, and a server refuses one that no host can have.
+        "grpc_health_check": {"authority": peer.tls.as_ref().map_or("pointsman", |tls| tls.server_name.as_str())},
     }]);
     cluster["outlier_detection"] = json!({
         "split_external_local_origin_errors": true,

@@ -17,7 +17,7 @@ use crate::picture::{PickerRef, Route, RuleShares};
 
 struct Fixture {
     hooks: Hooks,
-    picture: Arc<ArcSwap<Picture>>,
+    known: Arc<ArcSwap<Known>>,
     client: EnvoyGatewayExtensionClient<Channel>,
     metrics: Registry,
 }
@@ -25,16 +25,16 @@ struct Fixture {
 impl Fixture {
     async fn new() -> Self {
         let eds = EdsServer { address: "127.0.0.1:9004".parse().unwrap(), tls: None };
-        let picture = Arc::new(ArcSwap::from_pointee(Picture::default()));
         let mut metrics = Registry::default();
         let settings = Settings { eds, max_streams: 10_000 };
-        let hooks = Hooks::new(Arc::clone(&picture), settings, HookMetrics::register(&mut metrics));
+        let known = Arc::new(ArcSwap::from_pointee(Known { picture: Picture::default(), settings }));
+        let hooks = Hooks::new(Arc::clone(&known), HookMetrics::register(&mut metrics));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let server = Server::builder().add_service(hooks.clone().into_server());
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         let client = EnvoyGatewayExtensionClient::connect(format!("http://{address}")).await.unwrap();
-        Self { hooks, picture, client, metrics }
+        Self { hooks, known, client, metrics }
     }
 }
 
@@ -132,16 +132,20 @@ async fn what_a_gateway_was_answered_from_is_remembered() {
         let rules = vec![RuleShares { pools: vec![("default/a".into(), weight)], others: 0 }];
         let route = Route { gateways: ["default/g".to_owned()].into(), rules };
         let picker = PickerRef { namespace: "default".into(), name: "epp".into(), port: 9002 };
-        fixture.picture.store(Arc::new(Picture {
+        let picture = Picture {
             routes: [("default/chat".to_owned(), route)].into(),
             pools: [("default/a".to_owned(), Some(picker))].into(),
             ..Default::default()
-        }));
+        };
+        let settings = fixture.known.load().settings.clone();
+        let digest = picture.digest("default/g", &settings);
+        fixture.known.store(Arc::new(Known { picture, settings }));
         let context = PostTranslateExtensionContext { extension_resources: vec![sync.clone()] };
         let request = PostTranslateModifyRequest { post_translate_context: Some(context), ..Default::default() };
         fixture.client.post_translate_modify(request).await.unwrap();
         let answers = fixture.hooks.answers();
-        assert_eq!(answers["default/g"].digest, fixture.picture.load().digest("default/g"));
+        assert_eq!(answers["default/g"].digest, digest);
+        assert_eq!(answers["default/g"].shown, ("x".to_owned(), 0));
         digests.insert(answers["default/g"].digest.clone());
     }
     assert_eq!(digests.len(), 2);

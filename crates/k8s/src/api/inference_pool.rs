@@ -17,7 +17,7 @@ pub struct InferencePool {
     pub metadata: ObjectMeta,
     /// What its owner wants.
     pub spec: InferencePoolSpec,
-    /// What the gateways' controllers say; the picker never writes it.
+    /// What the gateways' controllers say; the picker never writes it, the extension server does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<InferencePoolStatus>,
 }

@@ -6,7 +6,7 @@ use std::fmt::{self, Debug};
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use kube::api::ObjectMeta;
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, DynamicResourceScope, NamespaceResourceScope};
 use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
@@ -51,6 +51,10 @@ impl Kind {
         Self::Rewrite(ModelGroup::Experimental),
     ];
 
+    /// Those that say which endpoints a pool has: the pools of the group that routes name, what they select, and the
+    /// policies, one of which may name a Service instead.
+    pub const MEMBERSHIP: [Self; 4] = [Self::Pool(PoolGroup::Stable), Self::Pod, Self::Slice, Self::Policy];
+
     /// Group, empty for the core group, and plural, as RBAC rules name them.
     pub const fn resource(self) -> (&'static str, &'static str) {
         match self {
@@ -83,8 +87,9 @@ impl Kind {
         tell: mpsc::Sender<Message>,
     ) -> BoxFuture<'static, Infallible> {
         let (namespace, pool) = match scope {
-            Scope::Pool(pool) => (&pool.namespace, Some(&pool.name)),
-            Scope::Namespace(namespace) => (namespace, None),
+            Scope::Pool(pool) => (Some(&*pool.namespace), Some(&pool.name)),
+            Scope::Namespace(namespace) => (Some(&**namespace), None),
+            Scope::Cluster => (None, None),
         };
         let all = Relay { kind: self, field_selector: None, tell };
         match self {
@@ -92,24 +97,22 @@ impl Kind {
                 let pools = Relay { field_selector: pool.map(|name| format!("metadata.name={name}")), ..all };
                 let sight = move |observed| Sight::Pool(group, observed);
                 match group {
-                    PoolGroup::Stable => {
-                        pools.watch(Api::namespaced(client, namespace), keep_pool::<InferencePool>, sight)
-                    }
+                    PoolGroup::Stable => pools.watch(api(client, namespace), keep_pool::<InferencePool>, sight),
                     PoolGroup::Experimental => {
-                        pools.watch(Api::namespaced(client, namespace), keep_pool::<InferencePoolV1Alpha2>, sight)
+                        pools.watch(api(client, namespace), keep_pool::<InferencePoolV1Alpha2>, sight)
                     }
                 }
             }
-            Self::Pod => all.watch(Api::namespaced(client, namespace), PodFacts::of, Sight::Pod),
-            Self::Slice => all.watch(Api::namespaced(client, namespace), SliceFacts::of, Sight::Slice),
-            Self::Policy => all.watch(Api::namespaced(client, namespace), keep, Sight::Policy),
-            Self::Model => all.watch(Api::namespaced(client, namespace), keep, Sight::Model),
+            Self::Pod => all.watch(api(client, namespace), PodFacts::of, Sight::Pod),
+            Self::Slice => all.watch(api(client, namespace), SliceFacts::of, Sight::Slice),
+            Self::Policy => all.watch(api(client, namespace), keep, Sight::Policy),
+            Self::Model => all.watch(api(client, namespace), keep, Sight::Model),
             Self::Objective(group) => {
-                let api = Api::namespaced_with(client, namespace, &group);
+                let api = api_in(client, namespace, &group);
                 all.watch(api, keep, move |observed| Sight::Objective(group, observed))
             }
             Self::Rewrite(group) => {
-                let api = Api::namespaced_with(client, namespace, &group);
+                let api = api_in(client, namespace, &group);
                 all.watch(api, keep, move |observed| Sight::Rewrite(group, observed))
             }
         }
@@ -122,6 +125,28 @@ impl fmt::Display for Kind {
             ("", plural) => f.write_str(plural),
             (group, plural) => write!(f, "{plural}.{group}"),
         }
+    }
+}
+
+/// The objects of a namespace, or of the whole cluster.
+fn api<K>(client: Client, namespace: Option<&str>) -> Api<DeserializeGuard<K>>
+where
+    DeserializeGuard<K>: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced(client, namespace),
+        None => Api::all(client),
+    }
+}
+
+/// The same of a kind that lives in several groups.
+fn api_in<K>(client: Client, namespace: Option<&str>, group: &ModelGroup) -> Api<DeserializeGuard<K>>
+where
+    DeserializeGuard<K>: Resource<DynamicType = ModelGroup, Scope = DynamicResourceScope>,
+{
+    match namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, group),
+        None => Api::all_with(client, group),
     }
 }
 

@@ -48,7 +48,7 @@ impl Bench {
         let (tell, news) = mpsc::channel(16);
         let (show, view) = channel::channel(ClusterView::default());
         let scope = Scope::Pool(ObjectKey::new("default", "chat"));
-        let task = tokio::spawn(follow(client, scope, Registry::default(), tell, show));
+        let task = tokio::spawn(follow(client, scope, &Kind::ALL, Registry::default(), tell, show));
         let nothing = Kind::ALL.map(|kind| (kind, Answer::Objects(Vec::new())));
         let basics =
             [(STABLE, Answer::Objects(vec![pool()])), (Kind::Pod, Answer::Objects(vec![pod("a", "10.0.0.1")]))];

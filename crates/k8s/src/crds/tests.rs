@@ -40,6 +40,7 @@ fn every_kind_has_a_definition_of_its_own() {
         names,
         [
             "schedulingpolicies.pointsman.dev",
+            "gatewaysyncs.pointsman.dev",
             "inferencepools.inference.networking.k8s.io",
             "inferencepools.inference.networking.x-k8s.io",
             "inferencemodels.inference.networking.x-k8s.io",

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::*;
+use crate::api::CONTROLLER_NAME;
 use crate::fake_api::FakeApi;
 
 const SOON: Duration = Duration::from_millis(100);
@@ -18,7 +19,7 @@ impl Bench {
         let api = FakeApi::default();
         let (holds, held) = watch::channel(leads);
         let metrics = NoticeMetrics::register(&mut Registry::default());
-        let (notices, publisher) = notices(api.client(), "picker-7", held, metrics);
+        let (notices, publisher) = notices(api.client(), CONTROLLER_NAME, "picker-7", held, metrics);
         tokio::spawn(publisher.run());
         Self { api, notices, holds }
     }
@@ -54,6 +55,7 @@ async fn a_notice_becomes_an_event_on_its_pool() {
     assert_eq!(event["regarding"]["kind"], "InferencePool");
     assert_eq!(event["regarding"]["uid"], "uid-chat");
     assert_eq!(event["type"], "Warning");
+    assert_eq!(event["reportingController"], "pointsman.dev/picker");
     assert_eq!(event["reportingInstance"], "picker-7");
     assert_eq!(bench.events(), [("PolicyRejected".into(), "spec.fallbacks: 99 is too many".into(), 1)]);
 }

@@ -7,10 +7,12 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
 
-use crate::api::{AncestorReference, CONTROLLER_NAME, PoolGroup};
+use crate::api::{
+    AncestorReference, CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, GATEWAY_GROUP, ParentReference, PoolGroup,
+};
 use crate::index::Scope;
 use crate::key::ObjectKey;
-use crate::verdict::{ANCESTORS_MAX, Judgement, MESSAGE_MAX, PoolId, Says, Verdict};
+use crate::verdict::{ANCESTORS_MAX, Judgement, MESSAGE_MAX, PARENTS_MAX, PoolId, Says, Verdict};
 
 /// A request to be made.
 #[derive(Debug, PartialEq)]
@@ -37,6 +39,13 @@ pub(super) fn change(
         return Some(Change::Moot);
     }
     let status = &found.data["status"];
+    let namespace = metadata.namespace.as_deref().unwrap_or_default();
+    let merge = |field: &str, entries: Vec<Value>| {
+        Change::Merge(json!({
+            "metadata": {"resourceVersion": metadata.resource_version},
+            "status": {field: entries},
+        }))
+    };
     match &verdict.says {
         Says::Conditions(judgements) => {
             let conditions = conditions(judgements, &status["conditions"], verdict.generation, now)?;
@@ -48,12 +57,16 @@ pub(super) fn change(
             })))
         }
         Says::Ancestors(wanted) => {
-            let namespace = metadata.namespace.as_deref().unwrap_or_default();
-            let ancestors = ancestors(wanted, &status["ancestors"], namespace, scope, verdict.generation, now)?;
-            Some(Change::Merge(json!({
-                "metadata": {"resourceVersion": metadata.resource_version},
-                "status": {"ancestors": ancestors},
-            })))
+            let about = |entry: &Value| {
+                pool_of(entry, namespace).filter(|pool| is_within(scope, pool) || wanted.contains_key(pool))
+            };
+            let entries = Entries { field: "ancestors", max: ANCESTORS_MAX, wanted, about: &about, make: &ancestor };
+            Some(merge("ancestors", entries.written(&status["ancestors"], verdict.generation, now)?))
+        }
+        Says::Parents { wanted, others } => {
+            let about = |entry: &Value| gateway_of(entry, namespace).filter(|gateway| !others.contains(gateway));
+            let entries = Entries { field: "parents", max: PARENTS_MAX, wanted, about: &about, make: &parent };
+            Some(merge("parents", entries.written(&status["parents"], verdict.generation, now)?))
         }
     }
 }
@@ -83,52 +96,70 @@ fn conditions(judgements: &[Judgement], found: &Value, generation: i64, now: Tim
     is_news.then_some(conditions)
 }
 
-/// The whole list of ancestors as it should be written; `None` when `found` says the same. What others wrote stays as
-/// it is and where it is.
-fn ancestors(
-    wanted: &BTreeMap<PoolId, Vec<Judgement>>,
-    found: &Value,
-    namespace: &str,
-    scope: &Scope,
-    generation: i64,
-    now: Timestamp,
-) -> Option<Vec<Value>> {
-    let mut wanted = wanted.clone();
-    let mut is_news = false;
-    let mut ancestors: Vec<Value> = Vec::with_capacity(elements(found).len());
-    for entry in elements(found) {
-        let ours = pool_of(entry, namespace).filter(|pool| is_within(scope, pool) || wanted.contains_key(pool));
-        let Some(pool) = ours else {
-            ancestors.push(entry.clone());
-            continue;
-        };
-        // An entry that nobody wants any more is left out, and so is the second of two for one pool.
-        let Some(judgements) = wanted.remove(&pool) else {
-            is_news = true;
-            continue;
-        };
-        match conditions(&judgements, &entry["conditions"], generation, now) {
-            None => ancestors.push(entry.clone()),
-            Some(conditions) => {
+/// A list in a status with an entry for each of several things, written by several controllers.
+struct Entries<'a, K> {
+    /// The list's name.
+    field: &'static str,
+    /// How many the list may have.
+    max: usize,
+    /// What is to be said.
+    wanted: &'a BTreeMap<K, Vec<Judgement>>,
+    /// What an entry is about; `None` for one that is not ours to change.
+    about: &'a dyn Fn(&Value) -> Option<K>,
+    /// Makes an entry of its conditions.
+    make: &'a dyn Fn(&K, Vec<Value>) -> Value,
+}
+
+impl<K: Clone + Ord> Entries<'_, K> {
+    /// The whole list as it should be written; `None` when `found` says the same. What others wrote stays as it is and
+    /// where it is.
+    fn written(&self, found: &Value, generation: i64, now: Timestamp) -> Option<Vec<Value>> {
+        let mut wanted: BTreeMap<&K, &Vec<Judgement>> = self.wanted.iter().collect();
+        let mut is_news = false;
+        let mut entries: Vec<Value> = Vec::with_capacity(elements(found).len());
+        for entry in elements(found) {
+            let Some(about) = (self.about)(entry) else {
+                entries.push(entry.clone());
+                continue;
+            };
+            // An entry that nobody wants any more is left out, and so is the second of two about the same.
+            let Some(judgements) = wanted.remove(&about) else {
                 is_news = true;
-                ancestors.push(ancestor(&pool, conditions));
+                continue;
+            };
+            match conditions(judgements, &entry["conditions"], generation, now) {
+                None => entries.push(entry.clone()),
+                Some(conditions) => {
+                    is_news = true;
+                    entries.push((self.make)(&about, conditions));
+                }
             }
         }
+        let room = self.max.saturating_sub(entries.len());
+        if wanted.len() > room {
+            tracing::warn!(field = self.field, left_out = wanted.len() - room, "a status has no room for more entries");
+        }
+        for (about, judgements) in wanted.into_iter().take(room) {
+            let conditions = conditions(judgements, &Value::Null, generation, now).unwrap_or_default();
+            entries.push((self.make)(about, conditions));
+            is_news = true;
+        }
+        is_news.then_some(entries)
     }
-    let room = ANCESTORS_MAX.saturating_sub(ancestors.len());
-    if wanted.len() > room {
-        tracing::warn!(namespace, left_out = wanted.len() - room, "a policy's status has no room for more ancestors");
-    }
-    for (pool, judgements) in wanted.into_iter().take(room) {
-        let conditions = conditions(&judgements, &Value::Null, generation, now).unwrap_or_default();
-        ancestors.push(ancestor(&pool, conditions));
-        is_news = true;
-    }
-    is_news.then_some(ancestors)
 }
 
 fn ancestor(pool: &PoolId, conditions: Vec<Value>) -> Value {
     json!({"ancestorRef": pool.to_ancestor(), "controllerName": CONTROLLER_NAME, "conditions": conditions})
+}
+
+fn parent(gateway: &ObjectKey, conditions: Vec<Value>) -> Value {
+    let reference = ParentReference {
+        group: Some(GATEWAY_GROUP.into()),
+        kind: Some("Gateway".into()),
+        namespace: Some(gateway.namespace.to_string()),
+        name: gateway.name.to_string(),
+    };
+    json!({"parentRef": reference, "controllerName": GATEWAY_CONTROLLER_NAME, "conditions": conditions})
 }
 
 /// Whether this process serves that pool. Two Deployments in a namespace, a pool each, sign with the same controller
@@ -137,6 +168,7 @@ fn is_within(scope: &Scope, pool: &PoolId) -> bool {
     match scope {
         Scope::Pool(key) => pool.key == *key,
         Scope::Namespace(namespace) => pool.key.namespace == *namespace,
+        Scope::Cluster => true,
     }
 }
 
@@ -148,6 +180,21 @@ fn pool_of(entry: &Value, namespace: &str) -> Option<PoolId> {
     let reference: AncestorReference = serde_json::from_value(entry["ancestorRef"].clone()).ok()?;
     let group = PoolGroup::parse(reference.group.as_deref()?)?;
     Some(PoolId { group, key: ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name) })
+}
+
+/// The Gateway that an entry of ours is about; `None` for an entry that is not ours.
+fn gateway_of(entry: &Value, namespace: &str) -> Option<ObjectKey> {
+    if entry["controllerName"] != GATEWAY_CONTROLLER_NAME {
+        return None;
+    }
+    // What we sign and did not write so is about nothing, and goes.
+    let reference: ParentReference = serde_json::from_value(entry["parentRef"].clone()).unwrap_or_default();
+    let is_gateway = reference.group.as_deref().is_none_or(|group| group == GATEWAY_GROUP)
+        && reference.kind.as_deref().is_none_or(|kind| kind == "Gateway");
+    if !is_gateway {
+        return Some(ObjectKey::new("", ""));
+    }
+    Some(ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name))
 }
 
 fn elements(list: &Value) -> &[Value] {

@@ -12,7 +12,9 @@ use crate::verdict::{ConditionType, Judgement, MESSAGE_MAX, PoolId, Reason, Says
 
 const MODEL: &str = "/apis/inference.networking.x-k8s.io/v1alpha2/namespaces/ns/inferencemodels/chat";
 const POLICY: &str = "/apis/pointsman.dev/v1alpha1/namespaces/ns/schedulingpolicies/fast";
+const POOL: &str = "/apis/inference.networking.k8s.io/v1/namespaces/ns/inferencepools/chat";
 const OURS: &str = "pointsman.dev/picker";
+const OUR_GATEWAYS: &str = "pointsman.dev/gateway";
 /// Longer than anything takes but the pauses after failures.
 const SOON: Duration = Duration::from_secs(1);
 
@@ -222,6 +224,89 @@ async fn other_controllers_ancestors_stay_and_ours_come_and_go() {
     bench.writes();
     bench.publish([on_policy(&[]), on_model(1, true, "")]).await;
     assert_eq!(bench.writes(), 0);
+}
+
+fn on_pool(generation: i64, gateways: &[(&str, bool)]) -> (Subject, Verdict) {
+    let subject = Subject { kind: SubjectKind::InferencePool, key: ObjectKey::new("ns", "chat") };
+    let judgements = |is_resolved| {
+        let resolved = Judgement { condition: ConditionType::ResolvedRefs, ..judgement(is_resolved, "because") };
+        vec![judgement(true, "because"), resolved]
+    };
+    let parents = gateways.iter().map(|(name, is_resolved)| (ObjectKey::new("infra", name), judgements(*is_resolved)));
+    (
+        subject,
+        Verdict {
+            uid: "u1".into(),
+            generation,
+            says: Says::Parents { wanted: parents.collect(), others: [ObjectKey::new("infra", "other")].into() },
+        },
+    )
+}
+
+/// A parent as the API server holds it.
+fn parent(controller: &str, kind: &str, gateway: &str) -> Value {
+    let reference = json!({"group": "gateway.networking.k8s.io", "kind": kind, "namespace": "infra", "name": gateway});
+    let condition = |kind: &str| {
+        json!({
+            "type": kind, "status": "True", "reason": "Accepted", "message": "because", "observedGeneration": 1,
+            "lastTransitionTime": "2020-01-01T00:00:00Z",
+        })
+    };
+    let conditions = [condition("Accepted"), condition("ResolvedRefs")];
+    json!({"parentRef": reference, "controllerName": controller, "conditions": conditions})
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_controllers_parents_stay_in_place_and_ours_come_and_go() {
+    let bench = Bench::new(Scope::Cluster);
+    bench.object(POOL, 1);
+    // The last one is signed as ours are, by an extension server of another controller.
+    let theirs = [
+        parent("example.com/other", "Gateway", "a"),
+        json!({"parentRef": {"kind": "Status", "name": "default"}, "conditions": []}),
+        parent(OUR_GATEWAYS, "Gateway", "other"),
+    ];
+    let ours = |gateway: &str| parent(OUR_GATEWAYS, "Gateway", gateway);
+    let set = |parents: Value| bench.api.edit(POOL, |pool| pool["status"]["parents"] = parents);
+    let parents = || bench.api.object(POOL)["status"]["parents"].as_array().cloned().unwrap_or_default();
+
+    let stray = parent(OUR_GATEWAYS, "Service", "a");
+    set(json!([ours("old"), theirs[0], ours("a"), stray, theirs[1], ours("a"), theirs[2]]));
+    bench.publish([on_pool(1, &[("a", true), ("b", true)])]).await;
+    let found = parents();
+    let kept = [theirs[0].clone(), ours("a"), theirs[1].clone(), theirs[2].clone()];
+    assert_eq!(found[..4], kept, "what says the same is not touched");
+    assert_eq!((found.len(), &found[4]["parentRef"]), (5, &ours("b")["parentRef"]));
+    assert_eq!(found[4]["conditions"][1]["type"], "ResolvedRefs");
+    bench.writes();
+    bench.publish([on_pool(1, &[("a", true), ("b", true)]), on_model(1, true, "")]).await;
+    assert_eq!(bench.writes(), 0, "the same again");
+
+    bench.object(POOL, 2);
+    bench.publish([on_pool(2, &[("a", false)])]).await;
+    let found = parents();
+    assert_eq!((found.len(), &found[0], &found[2..]), (4, &theirs[0], &theirs[1..]));
+    let told = ["Accepted", "ResolvedRefs"].map(|kind| {
+        let conditions = found[1]["conditions"].as_array().unwrap();
+        let condition = conditions.iter().find(|condition| condition["type"] == kind).unwrap();
+        assert_eq!(condition["observedGeneration"], 2, "{kind}");
+        (condition["status"].clone(), condition["lastTransitionTime"] == "2020-01-01T00:00:00Z")
+    });
+    assert_eq!(told, [(json!("True"), true), (json!("False"), false)], "only what changed has a new time");
+
+    bench.publish([on_pool(2, &[])]).await;
+    assert_eq!(parents(), theirs);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_status_gets_as_many_parents_as_have_room() {
+    let bench = Bench::new(Scope::Cluster);
+    bench.object(POOL, 1);
+    let others = vec![parent("example.com/other", "Gateway", "x"); 31];
+    bench.api.edit(POOL, |pool| pool["status"]["parents"] = others.into());
+    bench.publish([on_pool(1, &[("a", true), ("b", true)])]).await;
+    let parents = bench.api.object(POOL)["status"]["parents"].as_array().cloned().unwrap();
+    assert_eq!((parents.len(), &parents[31]["parentRef"]["name"]), (32, &json!("a")));
 }
 
 #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
 };
+use x509_parser::extensions::GeneralName;
 use x509_parser::pem::parse_x509_pem;
 
 /// By how much a certificate begins before it is made, for clocks that lag behind ours.
@@ -35,10 +36,10 @@ pub struct Authority {
     pub key: String,
 }
 
-/// A server's certificate and its key.
+/// The certificate of a server or of its clients, and its key.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Leaf {
-    /// The certificate, and the CAs between it and the one that clients trust; as PEM.
+    /// The certificate, and the CAs between it and the one that the other side trusts; as PEM.
     pub chain: String,
     /// Its key, as PEM.
     pub key: String,
@@ -72,6 +73,9 @@ pub enum AuthorityError {
     /// A name that the certificate should bear is none.
     #[error("{0:?} is no name for a certificate")]
     LeafName(String),
+    /// A certificate that somebody brought would not be believed.
+    #[error("its certificate is of none of the CAs that are published: issue it by the CA in the Secret {0}")]
+    Stranger(String),
     /// Making it failed.
     #[error("making a certificate failed: {0}")]
     Making(#[from] rcgen::Error),
@@ -107,6 +111,29 @@ impl Certificate {
         self.with(|x509| x509.subject().as_raw() == x509.issuer().as_raw()).unwrap_or_default()
     }
 
+    /// Whether it names that CA as its issuer. Nothing is verified by this.
+    pub(super) fn names_issuer(&self, authority: &Self) -> bool {
+        let subject = authority.with(|x509| x509.subject().as_raw().to_vec());
+        subject.is_some() && self.with(|x509| x509.issuer().as_raw().to_vec()) == subject
+    }
+
+    fn is_of_key(&self, pair: &KeyPair) -> bool {
+        self.with(|x509| *x509.public_key().subject_public_key.data == *pair.public_key_raw()).unwrap_or_default()
+    }
+
+    /// The DNS names that it is for.
+    pub fn dns_names(&self) -> Vec<String> {
+        let names = self.with(|x509| {
+            let names = x509.subject_alternative_name().ok().flatten().map(|names| &names.value.general_names);
+            let names = names.into_iter().flatten().filter_map(|name| match name {
+                GeneralName::DNSName(name) => Some((*name).to_owned()),
+                _ => None,
+            });
+            names.collect()
+        });
+        names.unwrap_or_default()
+    }
+
     fn with<T>(&self, read: impl FnOnce(&x509_parser::certificate::X509Certificate<'_>) -> T) -> Option<T> {
         x509_parser::parse_x509_certificate(&self.der).ok().map(|(_, x509)| read(&x509))
     }
@@ -136,13 +163,8 @@ impl Authority {
         let chain = Certificate::read_all(certificates)?;
         let first = chain.first().ok_or(AuthorityError::Certificate)?;
         let pair = KeyPair::from_pem(key).map_err(|_| AuthorityError::Key)?;
-        let (is_authority, is_key) = first
-            .with(|x509| {
-                let key = &x509.public_key().subject_public_key.data;
-                (x509.is_ca(), **key == *pair.public_key_raw())
-            })
-            .ok_or(AuthorityError::Certificate)?;
-        match (is_authority, is_key) {
+        let is_authority = first.with(|x509| x509.is_ca()).ok_or(AuthorityError::Certificate)?;
+        match (is_authority, first.is_of_key(&pair)) {
             (false, _) => Err(AuthorityError::NotAuthority),
             (true, false) => Err(AuthorityError::OtherKey),
             (true, true) => Ok(Self { chain, key: key.to_owned() }),
@@ -156,6 +178,21 @@ impl Authority {
 
     /// Issues a certificate for a server of these names.
     pub fn issue(&self, names: &[String], life: Duration, now: SystemTime) -> Result<Leaf, AuthorityError> {
+        self.issue_for(ExtendedKeyUsagePurpose::ServerAuth, names, life, now)
+    }
+
+    /// Issues a certificate for the clients of that name; no server can use it.
+    pub fn issue_client(&self, name: &str, life: Duration, now: SystemTime) -> Result<Leaf, AuthorityError> {
+        self.issue_for(ExtendedKeyUsagePurpose::ClientAuth, &[name.to_owned()], life, now)
+    }
+
+    fn issue_for(
+        &self,
+        usage: ExtendedKeyUsagePurpose,
+        names: &[String],
+        life: Duration,
+        now: SystemTime,
+    ) -> Result<Leaf, AuthorityError> {
         let authority = self.certificate();
         let key = KeyPair::from_pem(&self.key).map_err(|_| AuthorityError::Key)?;
         let issuer = Issuer::from_ca_cert_pem(&authority.pem, key)?;
@@ -168,16 +205,35 @@ impl Authority {
             params.subject_alt_names.extend(named.subject_alt_names);
         }
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.extended_key_usages = vec![usage];
         params.use_authority_key_identifier_extension = true;
         let key = KeyPair::generate()?;
         let certificate = Certificate::read(params.signed_by(&key, &issuer)?.pem().trim_end())?;
-        let subject = authority.with(|x509| x509.subject().as_raw().to_vec());
-        if certificate.with(|x509| x509.issuer().as_raw().to_vec()) != subject {
+        if !certificate.names_issuer(authority) {
             return Err(AuthorityError::Name);
         }
         let sent = std::iter::once(&certificate).chain(self.chain.iter().filter(|above| !above.is_root()));
         Ok(Leaf { chain: to_text(sent), key: key.serialize_pem(), ends: certificate.ends, issuer: authority.clone() })
+    }
+}
+
+impl Leaf {
+    /// One that was written down: its certificates as PEM, its own first, its key, and who issued it. Where that was not
+    /// written down, the last of its own certificates stands for the issuer.
+    pub fn read(certificates: &str, key: &str, issuer: &str) -> Result<Self, AuthorityError> {
+        let chain = Certificate::read_all(certificates)?;
+        let (Some(first), Some(last)) = (chain.first(), chain.last()) else { return Err(AuthorityError::Certificate) };
+        let pair = KeyPair::from_pem(key).map_err(|_| AuthorityError::Key)?;
+        if !first.is_of_key(&pair) {
+            return Err(AuthorityError::OtherKey);
+        }
+        let issuer = Certificate::read_all(issuer)?.into_iter().next();
+        Ok(Self {
+            chain: to_text(&chain),
+            key: pair.serialize_pem(),
+            ends: first.ends,
+            issuer: issuer.unwrap_or_else(|| last.clone()),
+        })
     }
 }
 
@@ -227,6 +283,24 @@ mod tests {
         let verified = chain[0]
             .with(|leaf| made.chain[0].with(|ca| leaf.verify_signature(Some(ca.public_key())).is_ok()).unwrap());
         assert_eq!(verified, Some(true));
+    }
+
+    #[test]
+    fn a_clients_certificate_survives_being_written_down_and_serves_no_server() {
+        let now = SystemTime::now();
+        let (made, other) = (Authority::make(LIFE, now).unwrap(), Authority::make(LIFE, now).unwrap());
+        let leaf = made.issue_client("clients.ns", LIFE, now).unwrap();
+        let issuer = to_text(&made.chain);
+        assert!(Leaf::read(&leaf.chain, &leaf.key, &issuer).unwrap() == leaf);
+        assert!(matches!(Leaf::read(&leaf.chain, &other.key, &issuer), Err(AuthorityError::OtherKey)));
+        assert!(matches!(Leaf::read("", &leaf.key, &issuer), Err(AuthorityError::Certificate)));
+        let read = Certificate::read_all(&leaf.chain).unwrap();
+        assert!(read[0].names_issuer(&made.chain[0]) && !read[0].names_issuer(&other.chain[0]));
+        let usages = read[0].with(|x509| {
+            let usage = x509.extended_key_usage().unwrap().unwrap().value;
+            (usage.client_auth, usage.server_auth)
+        });
+        assert_eq!(usages, Some((true, false)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::jiff::Timestamp;
 use kube::api::ObjectMeta;
 
-use super::authority::{Authority, AuthorityError, Certificate, to_text};
+use super::authority::{Authority, AuthorityError, Certificate, Leaf, to_text};
 use super::rotation::{Authorities, Published, Step};
 
 /// Says that an object is of our making, and ours to change.
@@ -27,10 +27,7 @@ const BUNDLE: &str = "ca.crt";
 
 /// The CAs in a Secret.
 pub(super) fn read_secret(secret: &Secret, now: SystemTime) -> Result<Authorities, AuthorityError> {
-    let text = |name: &str| {
-        let bytes = secret.data.as_ref().and_then(|data| data.get(name));
-        bytes.and_then(|ByteString(bytes)| std::str::from_utf8(bytes).ok()).unwrap_or_default()
-    };
+    let text = |name| text(secret, name);
     let is_ours = is_ours(&secret.metadata);
     let signing = Authority::read(text(CERTIFICATE), text(KEY))?;
     // A next CA that cannot be read is replaced by another: it never signed anything.
@@ -113,12 +110,49 @@ pub(super) fn publishing(
     config_map
 }
 
+/// The clients' certificate in a Secret.
+pub(super) fn read_client(secret: &Secret) -> Result<Leaf, AuthorityError> {
+    Leaf::read(text(secret, CERTIFICATE), text(secret, KEY), text(secret, BUNDLE))
+}
+
+/// The Secret with the clients' certificate, and with its CA, as cert-manager writes it too.
+pub(super) fn client_secret(name: &str, before: Option<&Secret>, leaf: &Leaf) -> Secret {
+    let issuer = to_text([&leaf.issuer]);
+    with_data(name, "kubernetes.io/tls", before, &[(CERTIFICATE, &leaf.chain), (KEY, &leaf.key), (BUNDLE, &issuer)])
+}
+
+/// The Secret with the CAs that Envoy Gateway verifies the extension server by: it reads them in `tls.crt`.
+pub(super) fn bundle_secret(name: &str, before: Option<&Secret>, bundle: &str) -> Secret {
+    with_data(name, "Opaque", before, &[(CERTIFICATE, bundle), (BUNDLE, bundle)])
+}
+
+/// Whether a Secret holds those CAs.
+pub(super) fn holds_bundle(secret: &Secret, bundle: &str) -> bool {
+    text(secret, CERTIFICATE) == bundle && text(secret, BUNDLE) == bundle
+}
+
+/// A Secret with that data and no other. Its type, once given, cannot be changed.
+fn with_data(name: &str, kind: &str, before: Option<&Secret>, data: &[(&str, &str)]) -> Secret {
+    let fresh = || Secret { metadata: new_metadata(name), type_: Some(kind.into()), ..Secret::default() };
+    let mut secret = before.cloned().unwrap_or_else(fresh);
+    let member = |(name, text): &(&str, &str)| ((*name).to_owned(), ByteString((*text).as_bytes().to_vec()));
+    secret.data = Some(data.iter().map(member).collect());
+    secret
+}
+
+/// A member of a Secret; empty when it is absent or no text.
+fn text<'a>(secret: &'a Secret, name: &str) -> &'a str {
+    let bytes = secret.data.as_ref().and_then(|data| data.get(name));
+    bytes.and_then(|ByteString(bytes)| std::str::from_utf8(bytes).ok()).unwrap_or_default()
+}
+
 fn new_metadata(name: &str) -> ObjectMeta {
     let labels = BTreeMap::from([(MANAGED_BY.0.into(), MANAGED_BY.1.into())]);
     ObjectMeta { name: Some(name.into()), labels: Some(labels), ..ObjectMeta::default() }
 }
 
-fn is_ours(metadata: &ObjectMeta) -> bool {
+/// Whether an object is ours to change.
+pub(super) fn is_ours(metadata: &ObjectMeta) -> bool {
     metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
 }
 

@@ -113,12 +113,28 @@ pub(super) fn bundle(has: &Authorities, published: &Published, periods: &Periods
         let former: Vec<_> = former.filter(|former| !wanted.contains(former)).cloned().collect();
         wanted.extend(former);
     }
-    // In an order that does not change when another one signs: gateways need not hear of that.
-    wanted.sort_by(|a, b| (a.ends, &a.pem).cmp(&(b.ends, &b.pem)));
-    wanted
+    in_order(wanted)
 }
 
-/// Whether a replica should get itself a new certificate.
+/// The certificates that a server and its clients verify each other by: the published ones, and the signing one where
+/// they are not ours to publish. A function of the objects alone, so that all replicas say the same.
+pub(super) fn in_force(has: &Authorities, published: &Published) -> Vec<Certificate> {
+    let mut certificates = published.certificates.clone();
+    for certificate in has.signing.chain.iter().chain(&has.roots) {
+        if !certificates.contains(certificate) {
+            certificates.push(certificate.clone());
+        }
+    }
+    in_order(certificates)
+}
+
+/// In an order that does not change when another one signs: gateways need not hear of that.
+fn in_order(mut certificates: Vec<Certificate>) -> Vec<Certificate> {
+    certificates.sort_by(|a, b| (a.ends, &a.pem).cmp(&(b.ends, &b.pem)));
+    certificates
+}
+
+/// Whether a new certificate should be made in that one's place.
 pub(super) fn is_leaf_due(
     leaf: Option<&Leaf>,
     has: &Authorities,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use http::{HeaderName, HeaderValue, Uri};
 
-use crate::args::parse_duration;
+use crate::args::{ENVOY_GATEWAY_ACCOUNT, ENVOY_GATEWAY_CONTROLLER, ENVOY_GATEWAY_NAMESPACE, parse_duration};
 
 /// The longest reason for a cordon: it stands in tables and in an Event.
 const REASON_MAX: usize = 256;
@@ -58,6 +58,25 @@ pub struct PickerArgs {
     /// The port of the admin listener in the pickers' pods.
     #[arg(long, default_value_t = 9091, value_name = "PORT")]
     pub admin_port: u16,
+}
+
+/// Where Envoy Gateway and its extension server are.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Envoy Gateway")]
+pub struct EnvoyGatewayArgs {
+    /// The controller name of Envoy Gateway: it is looked at where a GatewayClass bears it.
+    #[arg(long, default_value = ENVOY_GATEWAY_CONTROLLER, value_name = "NAME")]
+    pub controller_name: String,
+    /// Its namespace.
+    #[arg(long, default_value = ENVOY_GATEWAY_NAMESPACE, value_name = "NAMESPACE")]
+    pub envoy_gateway_namespace: String,
+    /// The ServiceAccount that it runs as.
+    #[arg(long, default_value = ENVOY_GATEWAY_ACCOUNT, value_name = "NAME")]
+    pub envoy_gateway_service_account: String,
+    /// The Service of `pointsman gateway`; by default the one that Envoy Gateway's configuration names, or
+    /// pointsman/pointsman-gateway.
+    #[arg(long, value_name = "[NAMESPACE/]NAME")]
+    pub extension_server: Option<String>,
 }
 
 /// For whom the result is written.
@@ -143,6 +162,9 @@ pub struct CheckArgs {
     /// Which pickers.
     #[command(flatten)]
     pub pickers: PickerArgs,
+    /// Which Envoy Gateway.
+    #[command(flatten)]
+    pub envoy_gateway: EnvoyGatewayArgs,
 }
 
 /// `pointsman cordon`.

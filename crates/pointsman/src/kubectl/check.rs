@@ -3,6 +3,7 @@
 //! What cannot be told from here is a warning, what is wrong is a failure, and each says what to do.
 
 mod definitions;
+mod envoy_gateway;
 mod gateway;
 mod permissions;
 mod pickers;
@@ -50,7 +51,7 @@ async fn examine(cluster: &Cluster, args: &CheckArgs, report: &mut Report) {
         }
     }
     report.section("custom resources");
-    definitions::check(cluster, report).await;
+    let served = definitions::check(cluster, report).await;
     let pools = pools_meant(cluster, args, report).await;
     let mut pickers = Pickers::find(cluster, args, &pools).await;
     report.section("permissions of the picker");
@@ -66,6 +67,8 @@ async fn examine(cluster: &Cluster, args: &CheckArgs, report: &mut Report) {
         report.section(&format!("pickers of pool {}", pool.key));
         pickers.check(pool, members.as_deref(), report);
     }
+    report.section("Envoy Gateway");
+    envoy_gateway::check(cluster, &args.envoy_gateway, served.as_ref(), report).await;
     report.section("gateway");
     gateway::check(args, &pools, pickers.replicas(), report).await;
 }

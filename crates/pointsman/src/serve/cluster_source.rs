@@ -8,7 +8,8 @@ use anyhow::{Context, Result, ensure};
 use kube::Client;
 use pointsman_core::registry::Registry;
 use pointsman_extproc::settings::PickerService;
-use pointsman_k8s::cluster::{ClusterView, follow};
+use pointsman_k8s::api::CONTROLLER_NAME;
+use pointsman_k8s::cluster::{ClusterView, Kind, follow};
 use pointsman_k8s::events::{Notice, NoticeMetrics, Notices, Publisher, notices};
 use pointsman_k8s::index::{News, Picture, PoolNews, Scope};
 use pointsman_k8s::key::ObjectKey;
@@ -100,7 +101,7 @@ impl Standing {
         tokio::select! {
             Ok(()) = self.view.changed() => {}
             () = self.leadership.changed() => {}
-            Ok(()) = super::tls::next(&mut self.issued) => {}
+            Ok(()) = super::tls::next(self.issued.as_mut()) => {}
             else => std::future::pending().await,
         }
     }
@@ -150,7 +151,7 @@ impl ClusterSource {
         let own_namespace = std::env::var("POD_NAMESPACE").unwrap_or_else(|_| config.default_namespace.clone());
         let scope = scope(args, &own_namespace).context("neither --pool-name nor --all-pools is given")?;
         let client = Client::try_from(config).context("the cluster's configuration cannot be used")?;
-        let identity = identity();
+        let identity = super::identity();
         let lease_name = args.lease_name.clone().unwrap_or_else(|| default_name(&scope));
         ensure!(
             lease_name.len() <= LEASE_NAME_MAX,
@@ -178,7 +179,8 @@ impl ClusterSource {
         let (election, leadership) = leadership(client.clone(), options);
         let holds = leadership.holds.clone();
         let own_notices = OwnNotices::new(&identity, mode);
-        let (notices, publisher) = notices(client.clone(), &identity, holds, NoticeMetrics::register(metrics));
+        let (notices, publisher) =
+            notices(client.clone(), CONTROLLER_NAME, &identity, holds, NoticeMetrics::register(metrics));
         let statuses = StatusMetrics::register(metrics);
         let (view, seen) = watch::channel(ClusterView::default());
         let standing = Standing { scope: scope.clone(), view: seen, leadership, lease, shared_ca, issued };
@@ -190,7 +192,10 @@ impl ClusterSource {
         let (tell, news) = mpsc::channel(NEWS);
         let (judge, verdicts) = watch::channel(Arc::default());
         let holds = self.standing.leadership.holds.clone();
-        supervisor.spawn("cluster", follow(self.client.clone(), self.scope.clone(), self.registry, tell, self.view));
+        supervisor.spawn(
+            "cluster",
+            follow(self.client.clone(), self.scope.clone(), &Kind::ALL, self.registry, tell, self.view),
+        );
         let (notices, own_notices) = (self.notices, self.own_notices);
         let pools = ClusterPools { pools, notices, own_notices, judge, holds: holds.clone() };
         supervisor.spawn("pools", pools.keep_true(news));
@@ -288,12 +293,6 @@ impl ClusterPools {
     }
 }
 
-/// A name for this replica that no other start of it has.
-fn identity() -> String {
-    let host = std::env::var("POD_NAME").or_else(|_| std::env::var("HOSTNAME")).unwrap_or_else(|_| "pointsman".into());
-    format!("{host}-{:08x}", super::random_seed() as u32)
-}
-
 /// A scope for the log.
 struct Shown<'a>(&'a Scope);
 
@@ -302,6 +301,7 @@ impl fmt::Display for Shown<'_> {
         match self.0 {
             Scope::Pool(pool) => write!(f, "{pool}"),
             Scope::Namespace(namespace) => write!(f, "all pools of {namespace}"),
+            Scope::Cluster => f.write_str("all pools"),
         }
     }
 }

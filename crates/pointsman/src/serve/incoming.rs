@@ -26,14 +26,24 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The TLS configuration in force; replaced when certificates change, for connections from then on.
 pub(crate) type TlsConfig = Arc<ArcSwap<ServerConfig>>;
 
+/// Who shakes hands.
+#[derive(Clone)]
+pub(crate) enum Tls {
+    /// rustls, as everywhere.
+    Rustls(TlsConfig),
+    /// s2n, for clients that rustls refuses ([`crate::gateway`] says which).
+    S2n(Arc<ArcSwap<s2n_tls::config::Config>>),
+}
+
 /// One connection.
 pub(crate) enum Connection {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+    S2n(Box<s2n_tls_tokio::TlsStream<TcpStream>>),
 }
 
 /// Accepts connections for as long as the result is read. A connection that fails its handshake costs nobody else.
-pub(crate) fn accept(listener: TcpListener, tls: Option<TlsConfig>) -> ReceiverStream<io::Result<Connection>> {
+pub(crate) fn accept(listener: TcpListener, tls: Option<Tls>) -> ReceiverStream<io::Result<Connection>> {
     let (ready, connections) = mpsc::channel(HANDSHAKES_MAX);
     tokio::spawn(async move {
         let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
@@ -59,7 +69,7 @@ pub(crate) fn accept(listener: TcpListener, tls: Option<TlsConfig>) -> ReceiverS
             tokio::spawn(async move {
                 let connection = match tls {
                     None => Some(Connection::Plain(stream)),
-                    Some(tls) => handshake(stream, tls.load_full()).await,
+                    Some(tls) => handshake(stream, &tls).await,
                 };
                 drop(permit);
                 if let Some(connection) = connection {
@@ -72,9 +82,22 @@ pub(crate) fn accept(listener: TcpListener, tls: Option<TlsConfig>) -> ReceiverS
     ReceiverStream::new(connections)
 }
 
-async fn handshake(stream: TcpStream, config: Arc<ServerConfig>) -> Option<Connection> {
-    match tokio::time::timeout(HANDSHAKE_TIMEOUT, TlsAcceptor::from(config).accept(stream)).await {
-        Ok(Ok(stream)) => Some(Connection::Tls(Box::new(stream))),
+async fn handshake(stream: TcpStream, tls: &Tls) -> Option<Connection> {
+    let shaken = async {
+        match tls {
+            Tls::Rustls(config) => {
+                let stream = TlsAcceptor::from(config.load_full()).accept(stream).await?;
+                Ok(Connection::Tls(Box::new(stream)))
+            }
+            Tls::S2n(config) => {
+                let acceptor = s2n_tls_tokio::TlsAcceptor::new(s2n_tls::config::Config::clone(&config.load()));
+                let stream = acceptor.accept(stream).await.map_err(io::Error::other)?;
+                Ok::<_, io::Error>(Connection::S2n(Box::new(stream)))
+            }
+        }
+    };
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, shaken).await {
+        Ok(Ok(connection)) => Some(connection),
         Ok(Err(error)) => {
             tracing::debug!(%error, "a TLS handshake failed");
             None
@@ -97,6 +120,7 @@ impl AsyncRead for Connection {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::S2n(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -106,6 +130,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::S2n(stream) => Pin::new(stream).poll_write(cx, bytes),
         }
     }
 
@@ -117,6 +142,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::S2n(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -124,6 +150,7 @@ impl AsyncWrite for Connection {
         match self {
             Self::Plain(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::S2n(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -131,6 +158,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::S2n(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -138,6 +166,7 @@ impl AsyncWrite for Connection {
         match self.get_mut() {
             Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::S2n(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

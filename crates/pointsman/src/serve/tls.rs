@@ -101,7 +101,7 @@ pub(crate) async fn keep_fresh(source: Source, client_ca: Option<PathBuf>, confi
     };
     loop {
         let is_issued = tokio::select! {
-            Ok(()) = next(&mut issued) => true,
+            Ok(()) = next(issued.as_mut()) => true,
             () = tokio::time::sleep(RELOAD_INTERVAL) => false,
         };
         let now = fingerprint(&source, client_ca.as_deref());
@@ -122,7 +122,7 @@ pub(crate) async fn keep_fresh(source: Source, client_ca: Option<PathBuf>, confi
 }
 
 /// Waits until another certificate is issued, for ever where none is.
-pub(super) async fn next<T>(issued: &mut Option<watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
+pub(crate) async fn next<T>(issued: Option<&mut watch::Receiver<T>>) -> Result<(), watch::error::RecvError> {
     match issued {
         Some(issued) => issued.changed().await,
         None => std::future::pending().await,

@@ -154,6 +154,7 @@ impl World {
             Says::Ancestors(pools) => {
                 pools.iter().find(|(pool, _)| &*pool.key.name == "chat").and_then(|(_, judgements)| judgements.first())
             }
+            Says::Parents { .. } => None,
         };
         judgement.map(|judgement| (judgement.reason, &*judgement.message))
     }

@@ -11,14 +11,14 @@ use super::report::Report;
 use crate::kubectl::cluster::Cluster;
 
 /// What the API server serves: plural names by group and version.
-type Served = BTreeMap<(String, String), Vec<String>>;
+pub(super) type Served = BTreeMap<(String, String), Vec<String>>;
 
-/// Looks for all kinds.
-pub(super) async fn check(cluster: &Cluster, report: &mut Report) {
+/// Looks for all kinds; what is served, where that could be read.
+pub(super) async fn check(cluster: &Cluster, report: &mut Report) -> Option<Served> {
     let read = read(cluster).await;
-    if let Some(served) = report.known(read) {
-        judge(&served, report);
-    }
+    let served = report.known(read)?;
+    judge(&served, report);
+    Some(served)
 }
 
 /// What is served of the groups that the picker reads; versions that it does not know have no names.

@@ -71,19 +71,34 @@ pub(super) async fn check(
         lease: lease.unwrap_or_else(|| default_name(&Scope::Pool(pool.key.clone()))),
         trust: pickers.trust(),
     };
+    let asked = ask(cluster, &subject, install.grants()).await;
+    judge(&subject.account, "the picker does", &asked).into_iter().for_each(|finding| report.add(finding));
+}
+
+/// Whether another's ServiceAccount has these grants, which are what it `does`.
+pub(super) async fn of_account(
+    cluster: &Cluster,
+    account: &ObjectKey,
+    does: &str,
+    grants: impl Iterator<Item = Grant<'_>>,
+) -> Vec<Finding> {
+    let subject = Subject { account: account.clone(), is_us: false };
+    judge(account, does, &ask(cluster, &subject, grants).await)
+}
+
+async fn ask<'a>(cluster: &Cluster, subject: &Subject, grants: impl Iterator<Item = Grant<'a>>) -> Vec<Asked<'a>> {
     let ask = async |(grant, resource, verb)| {
         let attributes = attributes(&grant, resource, verb);
-        let is_allowed = may(cluster, &subject, attributes).await;
+        let is_allowed = may(cluster, subject, attributes).await;
         Asked { grant, resource, verb, is_allowed }
     };
-    let asked: Vec<Asked<'_>> = stream::iter(questions(&install)).map(ask).buffered(AT_ONCE).collect().await;
-    judge(&subject.account, &asked).into_iter().for_each(|finding| report.add(finding));
+    stream::iter(questions(grants)).map(ask).buffered(AT_ONCE).collect().await
 }
 
 /// Every verb on every resource of every grant.
-fn questions(install: &Install) -> Vec<(Grant<'_>, &'static str, &'static str)> {
+fn questions<'a>(grants: impl Iterator<Item = Grant<'a>>) -> Vec<(Grant<'a>, &'static str, &'static str)> {
     let mut questions = Vec::new();
-    for grant in install.grants() {
+    for grant in grants {
         for resource in grant.rule.resources {
             questions.extend(grant.rule.verbs.iter().map(|verb| (grant, *resource, *verb)));
         }
@@ -108,7 +123,7 @@ fn attributes(grant: &Grant<'_>, resource: &str, verb: &str) -> ResourceAttribut
     ResourceAttributes {
         group: Some(grant.rule.group.to_owned()),
         name: grant.name.map(str::to_owned),
-        namespace: Some(grant.namespace.to_owned()),
+        namespace: grant.namespace.map(str::to_owned),
         resource: Some(resource.to_owned()),
         subresource,
         verb: Some(verb.to_owned()),
@@ -151,7 +166,7 @@ async fn may(cluster: &Cluster, subject: &Subject, attributes: ResourceAttribute
     Ok(answer.status.is_some_and(|status| status.allowed))
 }
 
-fn judge(account: &ObjectKey, asked: &[Asked<'_>]) -> Vec<Finding> {
+fn judge(account: &ObjectKey, does: &str, asked: &[Asked<'_>]) -> Vec<Finding> {
     let errors = || asked.iter().filter_map(|asked| asked.is_allowed.as_ref().err());
     if let Some(error) = errors().next() {
         let mend = match error.kind() {
@@ -175,16 +190,19 @@ fn judge(account: &ObjectKey, asked: &[Asked<'_>]) -> Vec<Finding> {
             .map(|asked| format!("{} {}", asked.verb, full_name(grant.rule.group, asked.resource)))
             .collect();
         if !denied.is_empty() {
-            let (denied, namespace, why) = (denied.join(", "), grant.namespace, grant.rule.why);
-            let text = format!("ServiceAccount {account} may not {denied} in namespace {namespace} ({why})");
+            let (place, role) = match grant.namespace {
+                Some(namespace) => (format!("in namespace {namespace}"), format!("a Role of namespace {namespace}")),
+                None => ("in the whole cluster".to_owned(), "a ClusterRole".to_owned()),
+            };
+            let (denied, why) = (denied.join(", "), grant.rule.why);
             findings.push(Finding::fail(
-                text,
-                format!("give it this rule in a Role of namespace {namespace}: {}", rule(grant)),
+                format!("ServiceAccount {account} may not {denied} {place} ({why})"),
+                format!("give it this rule in {role}: {}", rule(grant)),
             ));
         }
     }
     if findings.is_empty() {
-        let text = format!("ServiceAccount {account} may do all {} things that the picker does", asked.len());
+        let text = format!("ServiceAccount {account} may do all {} things that {does}", asked.len());
         findings.push(Finding::ok(text));
     }
     findings
@@ -219,15 +237,16 @@ mod tests {
 
     fn asked(install: &Install, answer: impl Fn(&str, &str) -> Result<bool, CallError>) -> Vec<Asked<'_>> {
         let ask = |(grant, resource, verb)| Asked { grant, resource, verb, is_allowed: answer(resource, verb) };
-        questions(install).into_iter().map(ask).collect()
+        questions(install.grants()).into_iter().map(ask).collect()
     }
 
     #[test]
     fn each_missing_grant_is_told_with_the_rule_that_gives_it() {
         let (install, account) = (install(), ObjectKey::new("ours", "picker"));
-        assert_eq!(judge(&account, &asked(&install, |_, _| Ok(true))).len(), 1);
+        assert_eq!(judge(&account, "the picker does", &asked(&install, |_, _| Ok(true))).len(), 1);
         let findings = judge(
             &account,
+            "the picker does",
             &asked(&install, |resource, verb| {
                 Ok(!matches!((resource, verb), ("pods", "watch") | ("leases", "get" | "update")))
             }),
@@ -257,7 +276,7 @@ mod tests {
                 retry_after: Duration::ZERO,
             })
         };
-        let findings = judge(&ObjectKey::new("ours", "picker"), &asked(&install, refused));
+        let findings = judge(&ObjectKey::new("ours", "picker"), "the picker does", &asked(&install, refused));
         assert_eq!(findings.len(), 1);
         assert!(findings[0].mend.as_deref().unwrap().contains("subjectaccessreviews"), "{findings:?}");
     }

@@ -13,10 +13,10 @@ use crate::kubectl::args::CheckArgs;
 use crate::kubectl::cluster::{Cluster, PoolObject, selector};
 use crate::kubectl::table::count;
 
-/// An address behind the picker's Service.
+/// An address behind a Service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Backend {
-    /// Where the picker's ext_proc listens.
+    /// With the port that is behind the Service's.
     pub(super) address: SocketAddr,
     pub(super) is_ready: bool,
     /// The pod behind it, where the slice names one.
@@ -89,7 +89,7 @@ fn port<'a>(picker: &PickerRef, name: &str, ports: &'a [ServicePort]) -> Result<
 }
 
 /// The addresses of the slices, with the port of that name. A slice's only port is meant whatever its name.
-fn backends(slices: &[SliceFacts], port: &str) -> Vec<Backend> {
+pub(super) fn backends(slices: &[SliceFacts], port: &str) -> Vec<Backend> {
     let of = |slice: &SliceFacts| {
         let named = slice.ports.iter().find(|(name, _)| **name == *port);
         let number = named.or(slice.ports.first().filter(|_| slice.ports.len() == 1)).map(|(_, number)| *number);
