@@ -3,10 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pointsman_envoy::bootstrap::{Peer, PeerAddress, PeerTls};
+use pointsman_envoy::xds::EdsServer;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::xxh3_64;
-
-use crate::translation::Settings;
 
 /// An InferencePool or another object, as `namespace/name`.
 pub type ObjectName = String;
@@ -49,6 +48,15 @@ pub struct PickerRef {
     pub name: String,
     /// Its port.
     pub port: u16,
+}
+
+/// What is the same for all Gateways.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where Envoy gets endpoints from.
+    pub eds: EdsServer,
+    /// Requests that Envoy holds open at once, per cluster.
+    pub max_streams: u32,
 }
 
 /// Whether a picker can be asked.
@@ -106,7 +114,6 @@ fn told_of(addresses: &[&PeerAddress], tls: Option<&PeerTls>) -> String {
 #[cfg(test)]
 mod tests {
     use pointsman_envoy::bootstrap::Pem;
-    use pointsman_envoy::xds::EdsServer;
 
     use super::*;
 

@@ -18,9 +18,9 @@ use crate::pb::{
     PostRouteModifyResponse, PostTranslateModifyRequest, PostTranslateModifyResponse, PostVirtualHostModifyRequest,
     PostVirtualHostModifyResponse,
 };
-use crate::picture::{ObjectName, Picture};
+use crate::picture::{ObjectName, Picture, Settings};
 use crate::stamp::stamp;
-use crate::translation::{Resources, RuleReport, Settings, translate};
+use crate::translation::{Resources, RuleReport, translate};
 
 /// The most bytes of one request and of one answer: a thousand rules have a Translation of some megabytes.
 pub const MAX_MESSAGE_BYTES: usize = 64 << 20;

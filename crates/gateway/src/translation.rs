@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use pointsman_envoy::wire::{Message, put_bytes};
-use pointsman_envoy::xds::EdsServer;
 use serde::Serialize;
 
 use crate::clusters::{MakeError, NO_PICKER, picker_clusters, picker_of, pool_cluster};
 use crate::listeners::{changed, managers, with_filters};
-use crate::picture::Picture;
+use crate::picture::{Picture, Settings};
 use crate::routes::pool_route;
 use crate::rule::{Rule, Rules, of_route, rules};
 use crate::stamp::unstamp;
@@ -30,15 +29,6 @@ pub struct Resources {
     pub listeners: Vec<Bytes>,
     /// `envoy.config.route.v3.RouteConfiguration`.
     pub routes: Vec<Bytes>,
-}
-
-/// What is the same for all Gateways.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Where Envoy gets endpoints from.
-    pub eds: EdsServer,
-    /// Requests that Envoy holds open at once, per cluster.
-    pub max_streams: u32,
 }
 
 /// What was made of a Gateway's resources.

@@ -5,6 +5,7 @@ mod shapes;
 mod told;
 
 use envoy_types::pb::envoy::config::cluster::v3::Cluster;
+use pointsman_envoy::xds::EdsServer;
 use prost::Message as _;
 
 use self::shape::{FUTURE, RULE, Shape, gateway_cluster};
