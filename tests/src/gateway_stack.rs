@@ -257,6 +257,19 @@ impl GatewayStack {
         Ok(())
     }
 
+    /// Waits until the first picker knows exactly so many endpoints of its first pool.
+    pub async fn until_endpoints(&self, count: usize) -> Result<()> {
+        let deadline = Instant::now() + CHANGE_DEADLINE;
+        loop {
+            let page = self.picker_page(0, "/debug/pools").await?;
+            if page[0]["endpoints"].as_array().is_some_and(|endpoints| endpoints.len() == count) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "never {count} endpoints: {page:#}\n{}", self.logs());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
     /// Waits until every picker tells gateways that it takes requests.
     pub async fn until_all_pickers_serve(&self) -> Result<()> {
         let deadline = Instant::now() + CHANGE_DEADLINE;

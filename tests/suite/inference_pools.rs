@@ -10,19 +10,23 @@ mod rules;
 mod streams;
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use pointsman_core::control_headers::{CONTROLS, DESTINATIONS};
 use pointsman_tests::envoy_gateway::{Proxy, is_true};
-use pointsman_tests::gateway_stack::{GatewayPlan, GatewayStack};
+use pointsman_tests::gateway_stack::{CHANGE_DEADLINE, GatewayPlan, GatewayStack};
 use pointsman_tests::manifests::{headless_service, manifest, pool_backend, route, rule};
 use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
 
 use crate::chat;
 
 /// Requests of a split that are counted, and how far a share may be off: four standard deviations of 70 of 100.
 const SPLIT_REQUESTS: usize = 300;
 const SPLIT_TOLERANCE: usize = 32;
+/// How often it is looked whether something is so.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// A stack whose pool `chat` has the first server, and its Envoy, once that answers.
 async fn chat_pool(plan: GatewayPlan, failure_mode: &str) -> Result<(GatewayStack, Proxy)> {
@@ -53,6 +57,20 @@ async fn until_conditions(stack: &GatewayStack, pool: &str, condition: impl Fn(&
     stack.until("inferencepool", pool, is_so).await.map(|_| ())
 }
 
+/// Waits until the extension server has seen so many rules as Envoy Gateway did, and answered from that.
+async fn until_known(stack: &GatewayStack, rules: usize) -> Result<()> {
+    let (gateway, deadline) = (format!("{}/gateway", stack.team.name), Instant::now() + CHANGE_DEADLINE);
+    loop {
+        let page = stack.extension_page(0, "/debug/xds").await?;
+        let seen = page[&gateway]["rules"].as_object().map(|rules| rules.values().collect::<Vec<_>>());
+        if seen.is_some_and(|seen| seen.len() == rules && seen.iter().all(|rule| rule["isKnown"] == true)) {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "never {rules} rules: {page:#}\n{}", stack.logs());
+        sleep(LOOK).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_user_declares_is_what_answers() -> Result<()> {
     let (stack, proxy) = chat_pool(GatewayPlan { servers: 3, ..GatewayPlan::default() }, "FailClose").await?;
@@ -72,7 +90,7 @@ async fn what_a_user_declares_is_what_answers() -> Result<()> {
     stack.team.pod(&stack.pod(1, "chat")).await?;
     stack.until_served(&proxy, "/v1/models", |served| served == "server-1").await?;
     stack.team.remove_pod("server-0").await?;
-    stack.until_served(&proxy, "/v1/models", |served| served == "server-1").await?;
+    stack.until_endpoints(1).await?;
     let after = counts(&proxy, "/v1/models", 20).await;
     ensure!(after.keys().eq(["server-1"]), "{after:?}");
 
@@ -120,8 +138,11 @@ async fn rules_split_match_and_mix() -> Result<()> {
     ];
     let plain = headless_service("plain", 80, &[stack.servers[2].addr()]);
     let proxy = stack.open(&(pools + &plain + &route("routes", &rules))).await?;
-    for path in ["/split", "/mixed"] {
-        stack.until_served(&proxy, path, |served| served == "server-0").await?;
+    until_known(&stack, 4).await?;
+    for (path, shares) in [("/split", ["server-0", "server-1"]), ("/mixed", ["server-0", "server-2"])] {
+        for share in shares {
+            stack.until_served(&proxy, path, |served| served == share).await?;
+        }
     }
 
     let near =
