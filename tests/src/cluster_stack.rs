@@ -19,7 +19,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::client::{Answer, Client};
 use crate::control_plane::{ControlPlane, Namespace, PodPlan};
 use crate::manifests::manifest;
-use crate::process::{Program, built, envoy};
+use crate::process::{Program, built, envoy, printed};
 use crate::stack::{LISTEN_PORT, fast};
 
 /// How long a change of the cluster may take until it shows. About five times what was seen on two busy cores.
@@ -270,11 +270,8 @@ pub async fn takes_requests(health: &mut HealthClient<Channel>) -> Result<bool> 
 
 /// What a picker needs to be granted in a namespace, as `pointsman roles` prints it for a ServiceAccount `picker`.
 pub async fn roles(namespace: &str, flags: &[&str]) -> Result<String> {
-    let mut command = Command::new(built("pointsman", "pointsman")?);
-    command.args(["roles", "-n", namespace, "--service-account", PICKER, "--lease-name", PICKER]).args(flags);
-    let output = command.output().await.context("running pointsman roles")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
+    let arguments = ["roles", "-n", namespace, "--service-account", PICKER, "--lease-name", PICKER];
+    printed(&[&arguments, flags].concat()).await
 }
 
 fn listener(namespace: &Namespace<'_>, pool: usize) -> SocketAddr {

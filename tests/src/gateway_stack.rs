@@ -19,7 +19,7 @@ use crate::control_plane::{Namespace, PodPlan};
 use crate::dns;
 use crate::envoy_gateway::{EnvoyGateway, LISTEN_PORT, Options, Proxy, plane};
 use crate::manifests::{gateway, headless_service, manifest};
-use crate::process::{Program, built};
+use crate::process::{Program, built, printed};
 use crate::stack::fast;
 
 /// How long a change may take until requests show it. About five times what was seen on two busy cores.
@@ -301,21 +301,15 @@ async fn options(system: &Namespace<'_>) -> Result<Options> {
 
 /// The section `extensionManager` of Envoy Gateway's configuration, as `pointsman gateway --print-values` has it.
 async fn extension_manager(namespace: &str) -> Result<Value> {
-    let mut command = Command::new(built("pointsman", "pointsman")?);
-    command.args(["gateway", "--print-values", "--service-name", EXTENSION_SERVER, "--namespace", namespace]);
-    let output = command.output().await.context("running pointsman gateway")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let values: Value = serde_saphyr::from_slice(&output.stdout)?;
+    let arguments = ["gateway", "--print-values", "--service-name", EXTENSION_SERVER, "--namespace", namespace];
+    let values: Value = serde_saphyr::from_str(&printed(&arguments).await?)?;
     Ok(values["config"]["envoyGateway"]["extensionManager"].clone())
 }
 
 /// What the extension server needs to be granted, and Envoy Gateway beyond what its chart grants, as `pointsman roles
 /// --gateway` prints it.
 async fn extension_roles(namespace: &str, envoy_gateway_namespace: &str) -> Result<String> {
-    let mut command = Command::new(built("pointsman", "pointsman")?);
-    command.args(["roles", "--gateway", "-n", namespace, "--service-account", EXTENSION_SERVER]);
-    command.args(["--service-name", EXTENSION_SERVER, "--envoy-gateway-namespace", envoy_gateway_namespace]);
-    let output = command.output().await.context("running pointsman roles")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Ok(String::from_utf8(output.stdout)?)
+    let service = ["--service-account", EXTENSION_SERVER, "--service-name", EXTENSION_SERVER];
+    let place = ["roles", "--gateway", "-n", namespace, "--envoy-gateway-namespace", envoy_gateway_namespace];
+    printed(&[&place[..], &service].concat()).await
 }

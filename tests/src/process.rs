@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tokio::process::{Child, Command};
 use tokio::runtime::Runtime;
 
@@ -139,6 +139,14 @@ pub fn built(package: &str, name: &str) -> Result<PathBuf> {
     BUILT.get_or_init(build).clone().map_err(anyhow::Error::msg)?;
     let program = folder.join(name);
     if program.is_file() { Ok(program) } else { bail!("{package} has no program {name}") }
+}
+
+/// What `pointsman` prints when it is run with these arguments.
+pub async fn printed(arguments: &[&str]) -> Result<String> {
+    let output = Command::new(built("pointsman", "pointsman")?).args(arguments).output().await;
+    let output = output.with_context(|| format!("running pointsman {}", arguments.join(" ")))?;
+    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
 }
 
 /// The repository's root.
