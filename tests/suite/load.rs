@@ -1,19 +1,23 @@
 //! Clients that ask all the time, and what came of it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use anyhow::{Result, ensure};
 use bytes::Bytes;
 use pointsman_tests::client::Client;
 use tokio::task::JoinSet;
 
 /// How long a client rests between two requests.
 const REST: Duration = Duration::from_millis(10);
+/// How long a number of requests may take to end: five times what a hundred took while a picker hung.
+const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Clients that ask for a URL all the time, until they are told to end.
 pub(crate) struct Load {
     goes_on: Arc<AtomicBool>,
+    ended: Arc<AtomicUsize>,
     clients: JoinSet<Vec<Asked>>,
 }
 
@@ -39,9 +43,11 @@ impl Load {
     /// The same, each posting these bodies by turns.
     pub(crate) fn posting(count: usize, url: &str, bodies: Vec<Bytes>) -> Self {
         let goes_on = Arc::new(AtomicBool::new(true));
+        let ended = Arc::new(AtomicUsize::new(0));
         let mut clients = JoinSet::new();
         for first in 0..count {
-            let (goes_on, url, bodies) = (Arc::clone(&goes_on), url.to_owned(), bodies.clone());
+            let (goes_on, ended) = (Arc::clone(&goes_on), Arc::clone(&ended));
+            let (url, bodies) = (url.to_owned(), bodies.clone());
             clients.spawn(async move {
                 let client = Client::new();
                 let mut asked = Vec::new();
@@ -55,12 +61,23 @@ impl Load {
                     let status = answer.as_ref().ok().map(|answer| answer.status);
                     let server = answer.map(|answer| answer.header("x-sim-server").to_owned()).unwrap_or_default();
                     asked.push(Asked { began, at: Instant::now(), status, server });
+                    ended.fetch_add(1, Ordering::Relaxed);
                     tokio::time::sleep(REST).await;
                 }
                 asked
             });
         }
-        Self { goes_on, clients }
+        Self { goes_on, ended, clients }
+    }
+
+    /// Returns once so many more requests have ended.
+    pub(crate) async fn until_more(&self, count: usize) -> Result<()> {
+        let (begun, before) = (Instant::now(), self.ended.load(Ordering::Relaxed));
+        while self.ended.load(Ordering::Relaxed) - before < count {
+            ensure!(begun.elapsed() < DEADLINE, "not {count} requests ended in {DEADLINE:?}");
+            tokio::time::sleep(REST).await;
+        }
+        Ok(())
     }
 
     /// Everything that was asked, in the order in which it ended.
