@@ -1,8 +1,15 @@
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use pointsman_tests::process::built;
-use pointsman_tests::stack::{Plan, Stack};
+use pointsman_sim::{SimConfig, SimServer};
+use pointsman_tests::client::Client;
+use pointsman_tests::cluster_stack::takes_requests;
+use pointsman_tests::netns::Network;
+use pointsman_tests::process::{Program, built, envoy, printed};
+use pointsman_tests::stack::{Plan, Stack, fast};
+use tokio::net::TcpStream;
 use tokio::process::Command;
+use tonic::transport::Channel;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::chat;
 
@@ -113,5 +120,52 @@ async fn a_wrong_flag_and_a_missing_file_are_told_plainly() {
         let told = String::from_utf8_lossy(&output.stderr).into_owned();
         assert!(!output.status.success());
         assert!(told.contains(expected) && !told.contains("panicked"), "{arguments:?}:\n{told}");
+    }
+}
+
+#[tokio::test]
+async fn an_envoy_beside_the_picker_asks_it_at_an_address_of_their_own() {
+    let (network, folder) = (Network::take().unwrap(), tempfile::tempdir().unwrap());
+    let (outside, inside) = (1, 2);
+    let address = |host, port| network.address(host, port).to_string();
+    let config = SimConfig { name: "server".to_owned(), ..fast() };
+    let server = SimServer::start(config, network.address(10, 8000)).await.unwrap();
+    let file = folder.path().join("picker.yaml");
+    let endpoint = format!("{{name: server, address: {}, port: 8000}}", server.addr().ip());
+    std::fs::write(&file, format!("name: ai/chat\nendpoints: [{endpoint}]\n")).unwrap();
+    let mut command = Command::new(built("pointsman", "pointsman").unwrap());
+    command.args(["serve", "--secure-serving=false", "--config"]).arg(&file);
+    command.args(["--bind-address", &network.ip(outside).to_string()]);
+    command.args(["--ext-proc-address", &network.ip(inside).to_string()]);
+    command.args(["--eds-address", &address(inside, 9005), "--admin-address", &address(inside, 9091)]);
+    let picker = Program::start("picker", command, folder.path()).unwrap();
+
+    let bootstrap = folder.path().join("envoy.yaml");
+    let output = bootstrap.to_str().unwrap();
+    let (asked, eds, admin) = (address(inside, 9002), address(inside, 9005), address(inside, 9901));
+    let listen = address(outside, 8080);
+    let flags = ["--pool", "ai/chat", "--listen", &listen, "--picker", &asked, "--eds", &eds, "--envoy-admin", &admin];
+    let told = printed(&[&["envoy-bootstrap"][..], &flags, &["--output", output]].concat()).await.unwrap();
+    assert_eq!(told, "");
+    let mut command = Command::new(envoy().unwrap());
+    command.args(["-c", output, "--disable-hot-restart", "--concurrency", "1", "--log-level", "warn"]);
+    let envoy = Program::start("envoy", command, folder.path()).unwrap();
+
+    let (client, deadline) = (Client::new(), Instant::now() + Duration::from_secs(20));
+    loop {
+        let answer = client.get(&format!("http://{listen}/v1/models"), &[]).await;
+        if answer.as_ref().is_ok_and(|answer| answer.header("x-sim-server") == "server") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{answer:?}\n{}\n{}", picker.log(), envoy.log());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    for (host, port) in [(outside, 9003), (inside, 9002)] {
+        let channel = Channel::from_shared(format!("http://{}", address(host, port))).unwrap().connect().await.unwrap();
+        assert!(takes_requests(&mut HealthClient::new(channel)).await.unwrap(), "{port}");
+    }
+    assert_eq!(client.get(&format!("http://{}/metrics", address(outside, 9090)), &[]).await.unwrap().status, 200);
+    for (host, port) in [(outside, 9002), (inside, 9003), (inside, 9090)] {
+        assert!(TcpStream::connect(network.address(host, port)).await.is_err(), "{port} is open too");
     }
 }

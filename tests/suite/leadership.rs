@@ -214,9 +214,9 @@ async fn picker_token(namespace: &Namespace<'_>) -> Result<String> {
     namespace.token("picker").await
 }
 
-/// What a gateway would trust by now; nothing while nothing is published.
-async fn trusted(namespace: &Namespace<'_>) -> Result<RootCertStore> {
-    let published = namespace.api::<ConfigMap>().get_opt("picker-ca").await?.and_then(|map| map.data);
+/// What a gateway would trust by now; nothing while nothing is published in the ConfigMap.
+pub(crate) async fn trusted(namespace: &Namespace<'_>, config_map: &str) -> Result<RootCertStore> {
+    let published = namespace.api::<ConfigMap>().get_opt(config_map).await?.and_then(|map| map.data);
     let bundle = published.and_then(|mut data| data.remove("ca.crt")).unwrap_or_default();
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(bundle.as_bytes()) {
@@ -242,7 +242,7 @@ async fn replicas_share_a_ca_that_gateways_can_verify_them_by() -> Result<()> {
         pickers.push(Program::start(name, command, folder.path())?);
     }
     let connect = async |host: u8, name: String| -> Result<()> {
-        let roots = trusted(&namespace).await?;
+        let roots = trusted(&namespace, "picker-ca").await?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
         let mut config = config.with_root_certificates(roots).with_no_client_auth();
@@ -300,12 +300,12 @@ async fn the_ca_is_replaced_before_it_ends_and_no_gateway_ever_refuses_a_replica
     }
     let name = format!("picker.{}.svc", namespace.name);
     let mut issuers = Vec::new();
-    let mut roots = Arc::new(trusted(&namespace).await?);
+    let mut roots = Arc::new(trusted(&namespace, "picker-ca").await?);
     let start = Instant::now();
     while start.elapsed() < depth::at(seconds(20), seconds(120)) {
         // A gateway that takes a change over a second late.
         let fetched = Instant::now();
-        let next = Arc::new(trusted(&namespace).await?);
+        let next = Arc::new(trusted(&namespace, "picker-ca").await?);
         while fetched.elapsed() < seconds(1) {
             for leaf in &leaves {
                 let leaf = leaf.borrow().clone().context("no certificate any more")?;

@@ -34,6 +34,8 @@ mod kubectl;
 mod leadership;
 /// Clients that ask all the time.
 mod load;
+/// Metrics for whom the API server lets in.
+mod metrics_auth;
 /// Models that are served in others' place.
 mod models;
 /// What an API server that is away costs, and a replica that dies or stands still.

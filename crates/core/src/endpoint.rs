@@ -112,6 +112,10 @@ pub struct Tally {
     pub cached_tokens: AtomicU64,
     /// Output tokens, as the server counted them.
     pub output_tokens: AtomicU64,
+    /// Streamed answers whose first token came.
+    pub first_tokens: AtomicU64,
+    /// Time from the pick to those first tokens, all of them together, in microseconds.
+    pub ttft_micros: AtomicU64,
 }
 
 impl EndpointCell {

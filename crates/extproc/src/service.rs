@@ -34,6 +34,11 @@ impl PickerService {
     /// Drives a stream of messages, wherever they come from.
     pub fn converse<S>(&self, opening: Opening, inbound: S) -> Result<Conversation<S>, Status> {
         let metrics = &self.shared.metrics;
+        if !self.shared.pools.is_told() {
+            // An error, not an answer: another picker may know more, and a pool that fails open is served.
+            metrics.streams_refused.inc();
+            return Err(Status::unavailable("the picker does not know its pools yet"));
+        }
         if metrics.streams.inc() >= i64::try_from(self.shared.limits.max_streams).unwrap_or(i64::MAX) {
             metrics.streams.dec();
             metrics.streams_refused.inc();

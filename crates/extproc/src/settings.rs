@@ -60,6 +60,8 @@ pub struct PoolDirectory {
 /// The pools of one moment.
 #[derive(Debug, Default)]
 struct Listed {
+    /// Whether anybody said which pools there are.
+    is_told: bool,
     by_name: HashMap<Arc<str>, Arc<Pool>>,
     /// By `name.namespace` of the picker's Service; `None` where several pools have the same one.
     by_service: HashMap<String, Option<Arc<Pool>>>,
@@ -68,7 +70,7 @@ struct Listed {
 impl PoolDirectory {
     /// Makes these the pools, each with the Service of its picker where one is known.
     pub fn set(&self, pools: impl IntoIterator<Item = (Arc<Pool>, Option<PickerService>)>) {
-        let mut listed = Listed::default();
+        let mut listed = Listed { is_told: true, ..Listed::default() };
         for (pool, service) in pools {
             if let Some(PickerService { namespace, name }) = service {
                 let only = |known: &mut Option<Arc<Pool>>| *known = None;
@@ -81,6 +83,11 @@ impl PoolDirectory {
             listed.by_name.insert(Arc::clone(pool.name()), pool);
         }
         self.listed.store(Arc::new(listed));
+    }
+
+    /// Whether it was said which pools there are, even if there are none. What is asked before that cannot be answered.
+    pub fn is_told(&self) -> bool {
+        self.listed.load().is_told
     }
 
     /// All pools, in no order.

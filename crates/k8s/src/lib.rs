@@ -11,6 +11,7 @@ pub mod api;
 pub mod calls;
 pub mod cluster;
 pub mod crds;
+pub mod delegated_auth;
 pub mod events;
 pub mod facts;
 #[cfg(test)]

@@ -103,6 +103,24 @@ const TRUST: &[Rule] = &[
     },
 ];
 
+/// What is done to let in to the metrics only whom the API server lets in.
+const METRICS_AUTH: &[Rule] = &[
+    Rule {
+        group: "authentication.k8s.io",
+        resources: &["tokenreviews"],
+        verbs: &["create"],
+        objects: Objects::All,
+        why: "to have the API server say whose token asks for metrics",
+    },
+    Rule {
+        group: "authorization.k8s.io",
+        resources: &["subjectaccessreviews"],
+        verbs: &["create"],
+        objects: Objects::All,
+        why: "to have it say whether they may",
+    },
+];
+
 /// A table's rules in a namespace; `name` is that of the named objects.
 fn granted<'a>(
     namespace: Option<&'a str>,

@@ -6,8 +6,9 @@
 //! `next.key`) and published; after an overlap it begins to sign, and after another one the old one is no longer
 //! published ([`Periods::overlap`]). At every moment gateways trust whatever any replica presents.
 //!
-//! A Secret that a person or cert-manager brought (one without our `app.kubernetes.io/managed-by` label) is read and
-//! never written; when it changes, replicas change over in the same way. A ConfigMap that is not ours stays as it is.
+//! A Secret that a person or cert-manager brought (one with neither `app.kubernetes.io/managed-by: pointsman` nor
+//! `pointsman.dev/kept-by: pointsman`) is read and never written; when it changes, replicas change over in the same way. A
+//! ConfigMap that is not ours stays as it is. Empty ones with the latter label are an installer's, for us to fill.
 //!
 //! A server whose clients show certificates, too, has them looked after in the same rounds ([`Trust::with_clients`]).
 //!
@@ -193,16 +194,16 @@ impl Trust {
         let name = self.options.object_name();
         let config_map =
             within(CALL, self.config_maps.get_opt(&name)).await.map_err(|error| self.config_map_error(error))?;
-        let Some(secret) = within(CALL, self.secrets.get_opt(&name)).await.map_err(|error| self.secret_error(error))?
-        else {
-            self.make_secret(&name, now).await?;
+        let found = within(CALL, self.secrets.get_opt(&name)).await.map_err(|error| self.secret_error(error))?;
+        let Some(secret) = found.as_ref().filter(|secret| !objects::is_blank(secret)) else {
+            self.make_secret(&name, found.as_ref(), now).await?;
             return Ok(false);
         };
-        let has = objects::read_secret(&secret, now).map_err(|error| self.unusable(error))?;
+        let has = objects::read_secret(secret, now).map_err(|error| self.unusable(error))?;
         let (published, must_write) = objects::read_config_map(config_map.as_ref(), now);
         let periods = self.options.periods;
         if let Some(step) = step(&has, &published, &periods, now) {
-            let stepped = objects::stepped(&secret, &has, step, periods.authority, now);
+            let stepped = objects::stepped(secret, &has, step, periods.authority, now);
             let stepped = stepped.map_err(|error| self.unusable(error))?;
             let written = within(CALL, self.secrets.replace(&name, &PostParams::default(), &stepped)).await;
             match written {
@@ -245,10 +246,14 @@ impl Trust {
         Ok(true)
     }
 
-    async fn make_secret(&self, name: &str, now: SystemTime) -> Result<(), TrustError> {
+    async fn make_secret(&self, name: &str, blank: Option<&Secret>, now: SystemTime) -> Result<(), TrustError> {
         let authority = Authority::make(self.options.periods.authority, now).map_err(|error| self.unusable(error))?;
-        let secret = objects::new_secret(name, &authority, now);
-        match within(CALL, self.secrets.create(&PostParams::default(), &secret)).await {
+        let (params, secret) = (PostParams::default(), objects::new_secret(name, blank, &authority, now));
+        let written = match blank {
+            None => within(CALL, self.secrets.create(&params, &secret)).await,
+            Some(_) => within(CALL, self.secrets.replace(name, &params, &secret)).await,
+        };
+        match written {
             Ok(_) => tracing::info!(secret = name, "made a CA for gateways to verify this picker by"),
             // Another replica was faster: its CA is the one.
             Err(error) if error.kind() == Failure::Conflict => {}

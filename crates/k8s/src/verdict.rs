@@ -186,6 +186,16 @@ impl Verdict {
     pub(crate) fn on(identity: &Identity, says: Says) -> Arc<Self> {
         Arc::new(Self { uid: Arc::clone(&identity.uid), generation: identity.generation, says })
     }
+
+    /// Whether it refuses what the object says, with regard to any of what it is for.
+    pub fn is_refusal(&self) -> bool {
+        let is_invalid = |judgements: &Vec<Judgement>| judgements.iter().any(|one| one.reason == Reason::Invalid);
+        match &self.says {
+            Says::Conditions(judgements) => is_invalid(judgements),
+            Says::Ancestors(ancestors) => ancestors.values().any(is_invalid),
+            Says::Parents { wanted, .. } => wanted.values().any(is_invalid),
+        }
+    }
 }
 
 impl Judgement {

@@ -1,5 +1,7 @@
 //! The command line.
 
+mod envoy_bootstrap;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,6 +10,8 @@ use clap::{Args, Parser, Subcommand};
 use pointsman_envoy::bootstrap::PeerAddress;
 
 use crate::kubectl::args::KubectlCommand;
+
+pub use envoy_bootstrap::{EnvoyBootstrapArgs, FailureModeArg, ResponsesArg};
 
 /// Our own namespace, where nobody says otherwise.
 pub(crate) const OWN_NAMESPACE: &str = "pointsman";
@@ -78,6 +82,10 @@ pub struct ServeArgs {
     /// The address that ext_proc, health and metrics listen on.
     #[arg(long, default_value = "0.0.0.0", value_name = "IP")]
     pub bind_address: std::net::IpAddr,
+    /// The address that ext_proc listens on, where it is another than --bind-address: 127.0.0.1 for an Envoy in the same
+    /// pod that asks in plaintext, while health and metrics are asked for from outside.
+    #[arg(long, value_name = "IP")]
+    pub ext_proc_address: Option<std::net::IpAddr>,
     /// The port of ext_proc.
     #[arg(long, default_value_t = 9002)]
     pub grpc_port: u16,
@@ -87,6 +95,12 @@ pub struct ServeArgs {
     /// The port of Prometheus metrics.
     #[arg(long, default_value_t = 9090)]
     pub metrics_port: u16,
+    /// Give metrics only to who shows a token (`Authorization: Bearer`) whose bearer may `get` the non-resource URL
+    /// /metrics, as the API server says. They are served over TLS then, with ext_proc's certificate; with
+    /// --secure-serving=false in plaintext, and the tokens with them. `pointsman roles --metrics-auth` prints the
+    /// ClusterRole that this needs.
+    #[arg(long)]
+    pub metrics_auth: bool,
     /// Where the admin pages listen: decisions, pools, configuration, log level.
     #[arg(long, default_value = "127.0.0.1:9091", value_name = "ADDRESS")]
     pub admin_address: SocketAddr,
@@ -145,6 +159,9 @@ pub struct RolesArgs {
     /// extension server's, by default pointsman-gateway.
     #[arg(long, value_name = "NAME")]
     pub service_name: Option<String>,
+    /// Print too what --metrics-auth needs: to have the API server say whose a token is, and what they may.
+    #[arg(long)]
+    pub metrics_auth: bool,
     /// The namespace of Envoy Gateway.
     #[arg(long, default_value = ENVOY_GATEWAY_NAMESPACE, requires = "gateway", value_name = "NAMESPACE")]
     pub envoy_gateway_namespace: String,
@@ -169,6 +186,12 @@ pub struct GatewayArgs {
     /// The port of Prometheus metrics.
     #[arg(long, default_value_t = 9090)]
     pub metrics_port: u16,
+    /// Give metrics only to who shows a token (`Authorization: Bearer`) whose bearer may `get` the non-resource URL
+    /// /metrics, as the API server says. They are served over TLS then, with the server's own certificate; with
+    /// --secure-serving=false in plaintext, and the tokens with them. `pointsman roles --gateway --metrics-auth` prints the
+    /// ClusterRole that this needs.
+    #[arg(long)]
+    pub metrics_auth: bool,
     /// Where the admin pages listen: what was made of each rule, log level.
     #[arg(long, default_value = "127.0.0.1:9091", value_name = "ADDRESS")]
     pub admin_address: SocketAddr,
@@ -234,62 +257,6 @@ pub struct CrdsArgs {
     /// Write nothing; fail when the files are not the ones that would be written.
     #[arg(long)]
     pub check: bool,
-}
-
-/// `pointsman envoy-bootstrap`.
-#[derive(Clone, Debug, Args)]
-pub struct EnvoyBootstrapArgs {
-    /// The picker's configuration file, whose pools get a listener each.
-    #[arg(long, value_name = "FILE")]
-    pub config: PathBuf,
-    /// The first pool's listener; each further pool gets the next port.
-    #[arg(long, default_value = "127.0.0.1:8080", value_name = "ADDRESS")]
-    pub listen: SocketAddr,
-    /// Where the picker's ext_proc is.
-    #[arg(long, default_value = "127.0.0.1:9002", value_name = "ADDRESS")]
-    pub picker: PeerAddress,
-    /// Where the picker's EDS is.
-    #[arg(long, default_value = "127.0.0.1:9005", value_name = "ADDRESS")]
-    pub eds: PeerAddress,
-    /// Where Envoy's own admin page listens.
-    #[arg(long, default_value = "127.0.0.1:9901", value_name = "ADDRESS")]
-    pub envoy_admin: SocketAddr,
-    /// The CA file that the picker's certificate is verified by; without it the picker is asked in plaintext.
-    #[arg(long, value_name = "FILE")]
-    pub picker_ca: Option<PathBuf>,
-    /// The name in the picker's certificate.
-    #[arg(long, default_value = "localhost", requires = "picker_ca", value_name = "NAME")]
-    pub picker_name: String,
-    /// The certificate that Envoy shows to a picker with `--client-ca-path`.
-    #[arg(long, requires_all = ["picker_ca", "client_key"], value_name = "FILE")]
-    pub client_cert: Option<PathBuf>,
-    /// Its key.
-    #[arg(long, requires = "client_cert", value_name = "FILE")]
-    pub client_key: Option<PathBuf>,
-    /// What happens when the picker is away: requests go on to any endpoint of their pool, or they fail.
-    #[arg(long, value_enum, default_value_t = FailureModeArg::FailClose)]
-    pub failure_mode: FailureModeArg,
-    /// Whether responses pass the picker (for usage and latency), or only its picks are asked for.
-    #[arg(long, value_enum, default_value_t = ResponsesArg::Full)]
-    pub responses: ResponsesArg,
-}
-
-/// What happens when the picker is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum FailureModeArg {
-    /// Requests go on to any endpoint of their pool.
-    FailOpen,
-    /// Requests fail.
-    FailClose,
-}
-
-/// Whether responses pass the picker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum ResponsesArg {
-    /// All of them.
-    Full,
-    /// Their headers alone.
-    None,
 }
 
 /// `pointsman sim-server`.

@@ -31,6 +31,8 @@ use pointsman_core::policy::Policy;
 use pointsman_core::registry::Registry;
 use pointsman_extproc::settings::Trust;
 
+pub(crate) use resolve::is_pool_name;
+
 /// The name of the only pool where the file names none.
 pub const DEFAULT_POOL: &str = "default/pointsman";
 /// The most bytes that a configuration file may have.

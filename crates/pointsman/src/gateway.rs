@@ -40,8 +40,9 @@ use tonic_health::ServingStatus;
 
 use crate::args::GatewayArgs;
 use crate::serve::logging::{self, LogLevel};
+use crate::serve::metrics_port::{self, MetricsPort};
 use crate::serve::supervisor::Supervisor;
-use crate::serve::{bind, incoming, metrics_page};
+use crate::serve::{bind, incoming, tls};
 use crate::signals::Signals;
 use authorities::{Found, Wanted};
 use eds_metrics::EdsMetrics;
@@ -115,8 +116,6 @@ async fn serve(args: GatewayArgs, registry: Registry, log_level: LogLevel) -> Re
     let hook_metrics = HookMetrics::register(&mut metrics);
     let status_metrics = statuses::Metrics::register(&mut metrics);
     let metrics = Arc::new(Mutex::new(metrics));
-    let page = metrics_page(Arc::clone(&metrics));
-    supervisor.spawn("metrics", async move { axum::serve(pages, page).await });
 
     // The members of all pools, by the code that tells them to pickers.
     let pools = ServedPools::default();
@@ -137,6 +136,18 @@ async fn serve(args: GatewayArgs, registry: Registry, log_level: LogLevel) -> Re
         supervisor.spawn("trust", trust.keep());
         (issued, mutual)
     });
+    let auth = args.metrics_auth.then(|| metrics_port::auth(client.clone()));
+    let certificate = match &secured {
+        Some((issued, _)) if args.metrics_auth => {
+            let source = tls::Source::Issued(issued.clone());
+            let config = tls::replaceable(tls::load(&source, None)?);
+            supervisor.spawn("metrics' certificates", tls::keep_fresh(source, None, Arc::clone(&config)));
+            Some(config)
+        }
+        _ => None,
+    };
+    let page = MetricsPort { listener: pages, registry: Arc::clone(&metrics), auth };
+    supervisor.spawn("metrics", page.serve(certificate)?);
 
     let (show, routing) = watch::channel(None);
     supervisor.spawn("gateways", gateways::follow(client.clone(), args.controller_name.into(), show));

@@ -33,6 +33,7 @@ fn picker(args: &RolesArgs) -> Vec<Manifest> {
         picker_namespace: args.namespace.clone(),
         lease: args.lease_name.clone().unwrap_or_else(|| lease::default_name(&scope)),
         trust: args.service_name.as_deref().map(trust::object_name),
+        metrics_auth: args.metrics_auth,
     };
     install.manifests(account)
 }
@@ -46,6 +47,7 @@ fn gateway(args: &RolesArgs) -> Vec<Manifest> {
         trust: trust::object_name(&service),
         client: trust::client_name(&service),
         envoy_gateway: ObjectKey::new(&args.envoy_gateway_namespace, &args.envoy_gateway_service_account),
+        metrics_auth: args.metrics_auth,
     };
     install.manifests()
 }
@@ -84,6 +86,10 @@ mod tests {
     #[test]
     fn a_picker_and_a_gateway_of_one_account_have_objects_of_their_own() {
         assert_eq!(printed(&[]), ["Role pointsman", "RoleBinding pointsman"]);
+        assert_eq!(
+            printed(&["--metrics-auth"])[2..],
+            ["ClusterRole pointsman:ours:pointsman", "ClusterRoleBinding pointsman:ours:pointsman"]
+        );
         let ours = "pointsman-gateway:ours:pointsman";
         assert_eq!(
             printed(&["--gateway", "--service-account", "pointsman"]),
@@ -98,6 +104,16 @@ mod tests {
                 format!("ClusterRoleBinding {ours}:envoy-gateway"),
             ]
         );
+    }
+
+    #[test]
+    fn reviews_are_granted_where_they_are_asked_for() {
+        for kind in [&[][..], &["--gateway"]] {
+            let text = |flags: &[&str]| text(&parse(&[kind, flags].concat()).unwrap()).unwrap();
+            for resource in ["tokenreviews", "subjectaccessreviews"] {
+                assert!(!text(&[]).contains(resource) && text(&["--metrics-auth"]).contains(resource), "{kind:?}");
+            }
+        }
     }
 
     #[test]

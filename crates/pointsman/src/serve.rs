@@ -11,10 +11,12 @@ mod health;
 pub(crate) mod incoming;
 pub(crate) mod logging;
 mod memory;
+pub(crate) mod metrics_port;
 mod own_notices;
 mod owner;
 mod pool_metrics;
 mod pools;
+mod process_metrics;
 pub(crate) mod supervisor;
 pub(crate) mod tls;
 
@@ -24,8 +26,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use axum::Router;
-use axum::routing::get;
 use parking_lot::Mutex;
 use pointsman_core::registry::Registry;
 use pointsman_envoy::eds::{Eds, EdsOptions};
@@ -39,6 +39,7 @@ use pointsman_extproc::settings::{Limits, PoolDirectory};
 use pointsman_k8s::lease::Leadership;
 use pointsman_k8s::trust::authority::Leaf;
 use pointsman_telemetry::metrics::TelemetryMetrics;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -52,6 +53,7 @@ use admin::Shown;
 use cluster_source::{ClusterSource, Standing};
 use file_source::FileSource;
 use health::HealthTeller;
+use metrics_port::MetricsPort;
 use pools::RunningPools;
 use supervisor::{Ended, Supervisor};
 
@@ -168,13 +170,17 @@ async fn serve(
     let start = Instant::now();
     let mut signals = Signals::listen()?;
     let (supervisor, mut ended) = Supervisor::new();
-    let mut metrics = MetricsRegistry::with_prefix("pointsman");
-    let source = Source::find(&args, registry, &mut metrics).await?;
-    let (health, health_service) = HealthTeller::new(source.leadership()).await;
-    let telemetry = TelemetryMetrics::register(&mut metrics);
+    let mut all_metrics = MetricsRegistry::default();
+    all_metrics.register_collector(Box::new(process_metrics::ProcessCollector::new()));
+    let metrics = all_metrics.sub_registry_with_prefix("pointsman");
+    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+    metrics.register("build", "Which version of the picker this is", version);
+    let source = Source::find(&args, registry, metrics).await?;
+    let (health, health_service) = HealthTeller::new(source.leadership(), metrics).await;
+    let telemetry = TelemetryMetrics::register(metrics);
     let directory = Arc::new(PoolDirectory::default());
     let limits = limits(source.server());
-    let service_metrics = Metrics::register(&mut metrics);
+    let service_metrics = Metrics::register(metrics);
     let trust = source.server().trust;
     let shared = Arc::new(Shared::new(limits, trust, Arc::clone(&directory), service_metrics, random_seed()));
     metrics.register_collector(Box::new(pool_metrics::PoolCollector {
@@ -197,11 +203,13 @@ async fn serve(
 
     // All ports are bound before anything is served: a port that is taken is told at once.
     let at = |port| SocketAddr::new(args.bind_address, port);
-    let grpc = bind("--grpc-port", at(args.grpc_port)).await?;
+    let grpc = SocketAddr::new(args.ext_proc_address.unwrap_or(args.bind_address), args.grpc_port);
+    let grpc = bind("--grpc-port", grpc).await?;
     let grpc_health = bind("--grpc-health-port", at(args.grpc_health_port)).await?;
     let pages = bind("--metrics-port", at(args.metrics_port)).await?;
     let admin = bind("--admin-address", args.admin_address).await?;
     let eds = bind("--eds-address", args.eds_address).await?;
+    let auth = if args.metrics_auth { Some(metrics_port::cluster_auth().await?) } else { None };
     let tls = match args.secure_serving {
         false => None,
         true => {
@@ -223,14 +231,15 @@ async fn serve(
         .max_decoding_message_size(server::message_size_max(&limits));
     let picker = WithAuthority(picker);
     let listener = grpc.into_std()?;
-    let serving = picking.spawn(serve_grpc(listener, tls, limits, picker, health_service.clone()));
+    let serving = picking.spawn(serve_grpc(listener, tls.clone(), limits, picker, health_service.clone()));
     supervisor.watch("ext_proc", serving);
     supervisor.spawn("health", {
         let incoming = incoming::accept(grpc_health, None);
         Server::builder().add_service(health_service).serve_with_incoming(incoming)
     });
-    let metrics = Arc::new(Mutex::new(metrics));
-    supervisor.spawn("metrics", async move { axum::serve(pages, metrics_page(metrics)).await });
+    let metrics = MetricsPort { listener: pages, registry: Arc::new(Mutex::new(all_metrics)), auth };
+    let metrics = metrics.serve(tls)?;
+    supervisor.spawn("metrics", metrics);
     let admin_pages = admin::Admin { pools: Arc::clone(&directory), scrapes, config: shown, log_level, start };
     supervisor.spawn("admin", async move { axum::serve(admin, admin_pages.router()).await });
     let named = Arc::clone(&directory);
@@ -296,19 +305,6 @@ fn limits(server: &ServerConfig) -> Limits {
         request_idle: limits.request_idle_timeout,
         response_idle: limits.response_idle_timeout,
     }
-}
-
-pub(crate) fn metrics_page(registry: Arc<Mutex<MetricsRegistry>>) -> Router {
-    let page = move || async move {
-        let mut text = String::new();
-        let encoded = prometheus_client::encoding::text::encode(&mut text, &registry.lock());
-        let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-        match encoded {
-            Ok(()) => Ok(([("content-type", kind)], text)),
-            Err(_) => Err(http::StatusCode::INTERNAL_SERVER_ERROR),
-        }
-    };
-    Router::new().route("/metrics", get(page))
 }
 
 /// Says not ready and goes on serving until no stream has been open for a while, the time is up, or a second signal

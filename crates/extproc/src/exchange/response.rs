@@ -160,7 +160,7 @@ impl Exchange {
         let Some(before) = streaming.output_at.replace(now) else {
             streaming.pace = (0, now);
             model.ttft.observe(now.since(self.began).as_secs_f64());
-            if let Some(flight) = &mut self.flight {
+            if let Some(flight) = self.flight.as_mut().filter(|_| streaming.is_event_stream) {
                 flight.first_token(now);
             }
             return;

@@ -13,8 +13,9 @@ use tonic::transport::{Channel, Endpoint, Server};
 
 use super::*;
 use crate::exchange::tests::fixture::*;
+use crate::metrics::Metrics;
 use crate::pb::{ExternalProcessorClient, ExternalProcessorServer, ProtocolConfiguration, Request as Part};
-use crate::settings::Limits;
+use crate::settings::{Limits, PoolDirectory, Trust};
 
 /// How long an answer may take to come, or counters to come to rest after their streams; some milliseconds were seen.
 const REST: Duration = Duration::from_secs(5);
@@ -291,6 +292,21 @@ fn converse(fixture: &Fixture) -> (mpsc::UnboundedSender<Result<ProcessingReques
     let service = PickerService::new(Arc::clone(&fixture.shared), start, CancellationToken::new());
     let (gateway, inbound) = mpsc::unbounded();
     (gateway, service.converse(Opening::default(), inbound).unwrap())
+}
+
+#[tokio::test]
+async fn who_does_not_know_its_pools_yet_leaves_the_answer_to_others() {
+    let ask = |pools| {
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let shared = Shared::new(Limits::default(), Trust::default(), Arc::new(pools), metrics, 7);
+        let service = PickerService::new(Arc::new(shared), Instant::now().into_std(), CancellationToken::new());
+        let (_gateway, inbound) = mpsc::unbounded::<Result<ProcessingRequest, Status>>();
+        service.converse(Opening::default(), inbound).map(|_| ()).map_err(|status| status.code())
+    };
+    assert_eq!(ask(PoolDirectory::default()), Err(Code::Unavailable));
+    let none = PoolDirectory::default();
+    none.set([]);
+    assert_eq!(ask(none), Ok(()), "that there are none is known");
 }
 
 fn message(part: Part) -> Result<ProcessingRequest, Status> {

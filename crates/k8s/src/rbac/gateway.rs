@@ -1,6 +1,6 @@
 //! What Envoy Gateway's extension server does in a cluster, and what Envoy Gateway does for it.
 
-use super::{Grant, LEASE, Manifest, Objects, Rule, TRUST, WATCH, granted, manifests};
+use super::{Grant, LEASE, METRICS_AUTH, Manifest, Objects, Rule, TRUST, WATCH, granted, manifests};
 use crate::api::{GATEWAY_GROUP, GROUP, PoolGroup};
 use crate::key::ObjectKey;
 
@@ -17,6 +17,8 @@ pub struct GatewayInstall {
     pub client: String,
     /// Envoy Gateway's ServiceAccount, in the namespace that it runs in.
     pub envoy_gateway: ObjectKey,
+    /// Whether only whom the API server lets in gets metrics.
+    pub metrics_auth: bool,
 }
 
 /// What the extension server does in the whole cluster: Gateways, routes, pools and pickers may be in any namespace.
@@ -140,6 +142,7 @@ impl GatewayInstall {
     pub fn grants(&self) -> impl Iterator<Item = Grant<'_>> {
         let (own, theirs) = (Some(&*self.account.namespace), Some(&*self.envoy_gateway.namespace));
         granted(None, "", CLUSTER)
+            .chain(granted(None, "", METRICS_AUTH).filter(|_| self.metrics_auth))
             .chain(granted(own, &self.lease, LEASE))
             .chain(granted(own, &self.trust, TRUST))
             .chain(granted(theirs, "", HANDED_OVER))
@@ -172,6 +175,7 @@ mod tests {
             trust: "gateway-ca".into(),
             client: "gateway-client".into(),
             envoy_gateway: ObjectKey::new("envoy-gateway-system", "envoy-gateway"),
+            metrics_auth: true,
         }
     }
 

@@ -1,6 +1,6 @@
 //! What a picker does in a cluster.
 
-use super::{Grant, LEASE, Manifest, Objects, Rule, TRUST, WATCH, granted, manifests};
+use super::{Grant, LEASE, METRICS_AUTH, Manifest, Objects, Rule, TRUST, WATCH, granted, manifests};
 use crate::api::{GROUP, ModelGroup, PoolGroup};
 use crate::key::ObjectKey;
 
@@ -17,6 +17,8 @@ pub struct Install {
     pub lease: String,
     /// The name of its Secret and ConfigMap; `None` when it is given certificates in files, or serves none.
     pub trust: Option<String>,
+    /// Whether only whom the API server lets in gets metrics.
+    pub metrics_auth: bool,
 }
 
 /// What it does in the pools' namespace.
@@ -98,12 +100,23 @@ impl Install {
     pub fn grants(&self) -> impl Iterator<Item = Grant<'_>> {
         let own = Some(&*self.picker_namespace);
         let trust = self.trust.iter().flat_map(move |name| granted(own, name, TRUST));
-        granted(Some(&*self.pools_namespace), "", POOLS).chain(granted(own, &self.lease, LEASE)).chain(trust)
+        let pools = granted(Some(&*self.pools_namespace), "", POOLS);
+        pools.chain(granted(own, &self.lease, LEASE)).chain(trust).chain(self.cluster_grants())
     }
 
-    /// The Roles that grant it, and what gives them to a ServiceAccount of the picker's namespace.
+    fn cluster_grants(&self) -> impl Iterator<Item = Grant<'_>> {
+        granted(None, "", METRICS_AUTH).filter(|_| self.metrics_auth)
+    }
+
+    /// The Roles that grant it, and what gives them to a ServiceAccount of the picker's namespace. What is of the whole
+    /// cluster bears that namespace in its name.
     pub fn manifests(&self, service_account: &str) -> Vec<Manifest> {
-        manifests(&self.name, &ObjectKey::new(&self.picker_namespace, service_account), self.grants())
+        let account = ObjectKey::new(&self.picker_namespace, service_account);
+        let in_namespaces = self.grants().filter(|grant| grant.namespace.is_some());
+        let mut all = manifests(&self.name, &account, in_namespaces);
+        let of_cluster = format!("pointsman:{}:{}", self.picker_namespace, self.name);
+        all.extend(manifests(&of_cluster, &account, self.cluster_grants()));
+        all
     }
 }
 
@@ -120,6 +133,7 @@ mod tests {
             picker_namespace: "ours".into(),
             lease: "picker-lease".into(),
             trust: trust.map(Into::into),
+            metrics_auth: false,
         }
     }
 
@@ -174,5 +188,28 @@ mod tests {
         assert_eq!(counts(install("ours", Some("picker-ca"))), [("ours".into(), 14)]);
         assert_eq!(counts(install("theirs", Some("picker-ca"))), [("theirs".into(), 10), ("ours".into(), 4)]);
         assert_eq!(counts(install("theirs", None)), [("theirs".into(), 10), ("ours".into(), 2)]);
+    }
+
+    #[test]
+    fn what_is_of_the_whole_cluster_is_reviews_alone_under_a_name_that_no_other_installation_has() {
+        let of_cluster = |namespace: &str| -> Vec<Manifest> {
+            let install = Install { picker_namespace: namespace.into(), metrics_auth: true, ..install("pools", None) };
+            assert_eq!(install.grants().filter(|grant| grant.namespace.is_none()).count(), METRICS_AUTH.len());
+            let is_of_cluster =
+                |manifest: &Manifest| matches!(manifest, Manifest::ClusterRole(_) | Manifest::ClusterRoleBinding(_));
+            install.manifests("picker").into_iter().filter(is_of_cluster).collect()
+        };
+        let ours = of_cluster("ours");
+        let [Manifest::ClusterRole(role), Manifest::ClusterRoleBinding(binding)] = &ours[..] else {
+            panic!("{ours:?}")
+        };
+        assert_eq!(role.metadata.name.as_deref(), Some("pointsman:ours:picker"));
+        assert_eq!((&binding.metadata.name, &*binding.role_ref.name), (&role.metadata.name, "pointsman:ours:picker"));
+        let rules = role.rules.iter().flatten();
+        let rules: Vec<_> = rules.map(|rule| (rule.resources.clone().unwrap(), rule.verbs.clone())).collect();
+        let create = |resource: &str| (vec![resource.to_owned()], vec!["create".to_owned()]);
+        assert_eq!(rules, [create("tokenreviews"), create("subjectaccessreviews")]);
+        let Some(Manifest::ClusterRole(other)) = of_cluster("others").into_iter().next() else { panic!() };
+        assert_ne!(other.metadata.name, role.metadata.name);
     }
 }

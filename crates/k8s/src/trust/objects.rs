@@ -13,6 +13,9 @@ use super::rotation::{Authorities, Published, Step};
 
 /// Says that an object is of our making, and ours to change.
 const MANAGED_BY: (&str, &str) = ("app.kubernetes.io/managed-by", "pointsman");
+/// Says the same of one that an installer made for us to fill, so that it goes when the installation does: Helm claims
+/// the other label for itself.
+const KEPT_BY: (&str, &str) = ("pointsman.dev/kept-by", "pointsman");
 /// On the Secret: when its `tls.key` began to sign.
 const SIGNING_SINCE: &str = "pointsman.dev/signing-since";
 /// On the ConfigMap: since when its `ca.crt` is what it is.
@@ -38,10 +41,16 @@ pub(super) fn read_secret(secret: &Secret, now: SystemTime) -> Result<Authoritie
     Ok(Authorities { signing, next, roots, signing_since, is_ours })
 }
 
-/// A Secret with a new CA.
-pub(super) fn new_secret(name: &str, signing: &Authority, now: SystemTime) -> Secret {
-    let mut secret =
-        Secret { metadata: new_metadata(name), type_: Some("kubernetes.io/tls".into()), ..Secret::default() };
+/// Whether a Secret waits for us to fill it.
+pub(super) fn is_blank(secret: &Secret) -> bool {
+    is_ours(&secret.metadata) && secret.data.as_ref().is_none_or(BTreeMap::is_empty)
+}
+
+/// A Secret with a new CA: the blank one that was found, or one of our making.
+pub(super) fn new_secret(name: &str, blank: Option<&Secret>, signing: &Authority, now: SystemTime) -> Secret {
+    let fresh =
+        || Secret { metadata: new_metadata(name), type_: Some("kubernetes.io/tls".into()), ..Secret::default() };
+    let mut secret = blank.cloned().unwrap_or_else(fresh);
     write_signing(&mut secret, signing, now);
     secret
 }
@@ -153,7 +162,10 @@ fn new_metadata(name: &str) -> ObjectMeta {
 
 /// Whether an object is ours to change.
 pub(super) fn is_ours(metadata: &ObjectMeta) -> bool {
-    metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY.0)).is_some_and(|by| by == MANAGED_BY.1)
+    let has = |(name, by): (&str, &str)| {
+        metadata.labels.as_ref().and_then(|labels| labels.get(name)).is_some_and(|found| found == by)
+    };
+    has(MANAGED_BY) || has(KEPT_BY)
 }
 
 fn note(metadata: &mut ObjectMeta, annotation: &str, now: SystemTime) {

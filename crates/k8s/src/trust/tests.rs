@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::authority::Certificate;
 use super::*;
@@ -54,6 +54,25 @@ async fn the_first_replica_makes_the_ca_and_the_others_share_it() {
     let keys: Vec<String> = leaves.iter().map(|leaf| leaf.borrow().as_ref().unwrap().key.clone()).collect();
     assert!(keys[0] != keys[1] && keys[1] != keys[2], "each replica has a key of its own");
     assert_eq!(api.object(SECRET)["type"], "kubernetes.io/tls");
+}
+
+#[tokio::test]
+async fn objects_that_an_installer_made_are_filled_and_stay_its_own() {
+    let api = FakeApi::default();
+    let metadata = json!({"name": "picker-ca", "labels": {
+        "app.kubernetes.io/managed-by": "Helm", "pointsman.dev/kept-by": "pointsman",
+    }});
+    api.edit(SECRET, |object| *object = json!({"metadata": metadata, "type": "Opaque"}));
+    api.edit(CONFIG_MAP, |object| *object = json!({"metadata": metadata}));
+    let (mut first, leaf) = replica(&api);
+    first.look(SystemTime::now()).await.unwrap();
+    assert_eq!(issuer(&leaf), bundle_of(&api)[0]);
+    for path in [SECRET, CONFIG_MAP] {
+        assert_eq!(api.object(path)["metadata"]["labels"], metadata["labels"], "{path}");
+    }
+    let (mut second, other) = replica(&api);
+    second.look(SystemTime::now()).await.unwrap();
+    assert_eq!(issuer(&other), issuer(&leaf), "a filled one is not filled anew");
 }
 
 #[tokio::test]
@@ -110,7 +129,7 @@ async fn a_ca_that_somebody_brought_is_used_and_never_written() {
     let api = FakeApi::default();
     let now = SystemTime::now();
     let bring = |authority: &Authority| {
-        let mut secret = objects::new_secret("picker-ca", authority, now);
+        let mut secret = objects::new_secret("picker-ca", None, authority, now);
         secret.metadata.labels = None;
         secret.metadata.annotations = None;
         let secret = serde_json::to_value(secret).unwrap();

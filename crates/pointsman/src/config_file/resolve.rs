@@ -113,8 +113,7 @@ impl Loading<'_> {
             None => format!("default/{name}"),
             Some(_) => name.to_owned(),
         };
-        let parts: Vec<_> = name.split('/').collect();
-        if parts.len() != 2 || !is_dns_name(parts[0], false) || !is_dns_name(parts[1], true) {
+        if !is_pool_name(&name) {
             let message = format!("{:?} is no pool name: expected namespace/name", shortened(&name));
             self.problems.add(name_path, message);
         } else if let Some(first) = self.paths.insert(name.clone(), path.clone()) {
@@ -252,6 +251,11 @@ fn dialable(ip: IpAddr) -> Result<Host, String> {
         true => Err(format!("{ip} is not the address of one server")),
         false => Ok(Host::Ip(ip)),
     }
+}
+
+/// Whether it is `namespace/name`.
+pub(crate) fn is_pool_name(name: &str) -> bool {
+    name.split_once('/').is_some_and(|(namespace, name)| is_dns_name(namespace, false) && is_dns_name(name, true))
 }
 
 /// Whether `name` is a DNS label, or, with `dots`, a name of several, in lower case.

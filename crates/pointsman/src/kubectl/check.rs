@@ -63,7 +63,7 @@ async fn examine(cluster: &Cluster, args: &CheckArgs, report: &mut Report) {
         let members = pool::check(cluster, pool, &policies, report).await;
         policies::check(pool, &policies, report);
         report.section(&format!("the picker's Service of pool {}", pool.key));
-        service::check(cluster, args, pool, pickers.standing_by(), report).await;
+        service::check(cluster, args, pool, &pickers, report).await;
         report.section(&format!("pickers of pool {}", pool.key));
         pickers.check(pool, members.as_deref(), report);
     }

@@ -95,4 +95,7 @@ pub(crate) struct StandingPage {
     pub(crate) lease: Value,
     /// The name of the Secret and the ConfigMap that hold the CA that replicas share.
     pub(crate) trust: Option<String>,
+    /// Whether only whom the API server lets in gets metrics.
+    #[serde(rename = "metricsAuth")]
+    pub(crate) metrics_auth: bool,
 }

@@ -20,6 +20,7 @@ use pointsman_k8s::status::{self, StatusMetrics};
 use pointsman_k8s::trust::authority::Leaf;
 use pointsman_k8s::trust::{Periods, Trust, TrustOptions};
 use pointsman_k8s::verdict::Verdicts;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, watch};
@@ -47,10 +48,36 @@ pub(crate) struct ClusterSource {
     notices: Notices,
     own_notices: OwnNotices,
     statuses: StatusMetrics,
+    metrics: ClusterMetrics,
     trust: Option<Trust>,
     /// What others see of it.
     pub(crate) standing: Standing,
     view: watch::Sender<ClusterView>,
+}
+
+/// What this replica says of itself and of the objects that it reads.
+struct ClusterMetrics {
+    leads: Gauge,
+    rejected: Gauge,
+}
+
+impl ClusterMetrics {
+    fn register(registry: &mut MetricsRegistry) -> Self {
+        let (leads, rejected) = (Gauge::default(), Gauge::default());
+        registry.register("leader", "Whether this replica holds the Lease that the replicas share", leads.clone());
+        let help = "Objects that tune the pools and are refused as they stand; an earlier version is in force";
+        registry.register("config_rejected", help, rejected.clone());
+        Self { leads, rejected }
+    }
+
+    fn holds(&self, holds: bool) {
+        self.leads.set(holds.into());
+    }
+
+    fn judged(&self, verdicts: &Verdicts) {
+        let refusals = verdicts.values().filter(|verdict| verdict.is_refusal()).count();
+        self.rejected.set(i64::try_from(refusals).unwrap_or(i64::MAX));
+    }
 }
 
 /// How things stand between this replica and its cluster. Cheap to clone.
@@ -65,6 +92,8 @@ pub(crate) struct Standing {
     shared_ca: Option<String>,
     /// This replica's certificate under the CA that replicas share; absent when it serves another one.
     pub(crate) issued: Option<watch::Receiver<Option<Arc<Leaf>>>>,
+    /// Whether only whom the API server lets in gets metrics.
+    metrics_auth: bool,
 }
 
 impl Standing {
@@ -126,6 +155,7 @@ impl Standing {
                 "refusal": lease.refusal.as_deref(),
             },
             "trust": self.shared_ca,
+            "metricsAuth": self.metrics_auth,
             "serving": self.leadership.serves(),
             "server": server,
         })
@@ -182,9 +212,25 @@ impl ClusterSource {
         let (notices, publisher) =
             notices(client.clone(), CONTROLLER_NAME, &identity, holds, NoticeMetrics::register(metrics));
         let statuses = StatusMetrics::register(metrics);
+        let metrics = ClusterMetrics::register(metrics);
         let (view, seen) = watch::channel(ClusterView::default());
-        let standing = Standing { scope: scope.clone(), view: seen, leadership, lease, shared_ca, issued };
-        Ok(Self { client, scope, registry, election, publisher, notices, own_notices, statuses, trust, standing, view })
+        let metrics_auth = args.metrics_auth;
+        let standing =
+            Standing { scope: scope.clone(), view: seen, leadership, lease, shared_ca, issued, metrics_auth };
+        Ok(Self {
+            client,
+            scope,
+            registry,
+            election,
+            publisher,
+            notices,
+            own_notices,
+            statuses,
+            metrics,
+            trust,
+            standing,
+            view,
+        })
     }
 
     /// Starts everything, for as long as the process lives; the Lease is given up when `leave` is cancelled.
@@ -196,8 +242,9 @@ impl ClusterSource {
             "cluster",
             follow(self.client.clone(), self.scope.clone(), &Kind::ALL, self.registry, tell, self.view),
         );
-        let (notices, own_notices) = (self.notices, self.own_notices);
-        let pools = ClusterPools { pools, notices, own_notices, judge, holds: holds.clone() };
+        let (notices, own_notices, metrics) = (self.notices, self.own_notices, self.metrics);
+        let pools =
+            ClusterPools { pools, are_shown: false, notices, own_notices, metrics, judge, holds: holds.clone() };
         supervisor.spawn("pools", pools.keep_true(news));
         supervisor.spawn("status", status::write(self.client, self.scope, verdicts, holds, self.statuses));
         supervisor.spawn("events", self.publisher.run());
@@ -212,8 +259,11 @@ impl ClusterSource {
 /// The running pools, and where what comes with their news goes.
 struct ClusterPools {
     pools: RunningPools,
+    /// Whether requests were shown any, be it none.
+    are_shown: bool,
     notices: Notices,
     own_notices: OwnNotices,
+    metrics: ClusterMetrics,
     judge: watch::Sender<Arc<Verdicts>>,
     holds: watch::Receiver<bool>,
 }
@@ -230,6 +280,7 @@ impl ClusterPools {
                 },
                 Ok(()) = self.holds.changed() => {
                     let holds = *self.holds.borrow_and_update();
+                    self.metrics.holds(holds);
                     let notices = self.own_notices.holds(holds);
                     self.tell(notices);
                 }
@@ -265,10 +316,12 @@ impl ClusterPools {
                 PoolNews::Is(picture) => are_others |= self.draw(*picture).await,
             }
         }
-        if are_others {
+        if are_others || !self.are_shown {
             self.pools.show().await;
+            self.are_shown = true;
         }
         if let Some(verdicts) = news.verdicts {
+            self.metrics.judged(&verdicts);
             self.judge.send_replace(verdicts);
         }
         self.tell(news.notices);

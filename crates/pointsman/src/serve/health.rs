@@ -8,6 +8,8 @@ use futures::stream::BoxStream;
 use pointsman_core::pool::Pool;
 use pointsman_extproc::settings::PoolDirectory;
 use pointsman_k8s::lease::Leadership;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry as MetricsRegistry;
 use tonic::{Request, Response, Status};
 use tonic_health::ServingStatus;
 use tonic_health::pb::health_check_response::ServingStatus as Answered;
@@ -29,22 +31,30 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub(crate) struct HealthTeller {
     reporter: HealthReporter,
+    /// The same, as a metric.
+    ready: Gauge,
 }
 
 impl HealthTeller {
     /// A teller that says alive and not ready, and the service that gateways ask. In a replica that was stopped and goes
     /// on, what was said before counts for nothing until the Lease was read again.
-    pub(crate) async fn new(leadership: Option<Leadership>) -> (Self, HealthServer<AwakeHealth>) {
+    pub(crate) async fn new(
+        leadership: Option<Leadership>,
+        metrics: &mut MetricsRegistry,
+    ) -> (Self, HealthServer<AwakeHealth>) {
+        let ready = Gauge::default();
+        metrics.register("ready", "Whether this replica says that it takes requests", ready.clone());
         let reporter = HealthReporter::new();
         let said = HealthService::from_health_reporter(reporter.clone());
         let service = HealthServer::new(AwakeHealth { said, leadership });
-        let teller = Self { reporter };
+        let teller = Self { reporter, ready };
         teller.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         teller.set_ready(false).await;
         (teller, service)
     }
 
     pub(crate) async fn set_ready(&self, ready: bool) {
+        self.ready.set(ready.into());
         let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in READINESS {
             self.reporter.set_service_status(service, status).await;

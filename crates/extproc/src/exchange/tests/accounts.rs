@@ -83,8 +83,10 @@ fn counts_tokens_and_times_of_a_stream_however_it_is_cut() {
         }
         let between = fixture.series(&format!("request_inter_token_seconds_count{M}"));
         assert_eq!(between, if len == events.len() { 0.0 } else { 2.0 }, "pieces of {len}");
-        let tally = fixture.cells()[0].tally().output_tokens.load(Ordering::Relaxed);
-        assert_eq!(tally, 3);
+        let cells = fixture.cells();
+        let tally = cells[0].tally();
+        let counted = [&tally.output_tokens, &tally.first_tokens, &tally.ttft_micros];
+        assert_eq!(counted.map(|count| count.load(Ordering::Relaxed)), [3, 1, 2_000_000]);
         assert_eq!(fixture.outcomes("ok"), 1.0);
     }
 }
@@ -100,6 +102,8 @@ fn counts_tokens_of_an_answer_in_one_piece() {
     assert_eq!(fixture.series(&format!("output_tokens_total{M}")), 9.0);
     assert_eq!(fixture.series(&format!("request_ttft_seconds_sum{M}")), 1.5);
     assert_eq!(fixture.series(&format!("request_inter_token_seconds_count{M}")), 0.0);
+    let first_tokens = fixture.cells()[0].tally().first_tokens.load(Ordering::Relaxed);
+    assert_eq!(first_tokens, 0, "the first byte of a whole answer is no first token");
 }
 
 #[test]

@@ -51,6 +51,7 @@ fn a_version_that_is_wrong_waits_and_the_last_good_one_stays() {
     assert_eq!((world.pool("chat").tuned.fallbacks, world.addresses()), (1, vec!["192.0.2.1:8000".to_owned()]));
     let (reason, message) = world.judged(POLICY, "p").unwrap();
     assert_eq!(reason, Reason::Invalid);
+    assert!(world.verdicts.values().all(|verdict| verdict.is_refusal()));
     assert!(message.contains("spec.fallbacks: ") && message.contains("spec.profile.picker.type: "), "{message}");
     let stays = "; its last good scheduling stays in force, with the members of the Service chat";
     assert!(message.ends_with(stays), "{message}");
@@ -64,6 +65,7 @@ fn a_version_that_is_wrong_waits_and_the_last_good_one_stays() {
     assert_eq!(told.changed, [""; 0]);
     assert_eq!(told.notices[0].0, NoticeReason::PolicyApplied);
     assert_eq!(world.judged(POLICY, "p").unwrap().0, Reason::Accepted);
+    assert!(!world.verdicts.values().any(|verdict| verdict.is_refusal()));
 }
 
 #[test]

@@ -70,6 +70,7 @@ pub(super) async fn check(
         picker_namespace: subject.account.namespace.to_string(),
         lease: lease.unwrap_or_else(|| default_name(&Scope::Pool(pool.key.clone()))),
         trust: pickers.trust(),
+        metrics_auth: pickers.metrics_auth(),
     };
     let asked = ask(cluster, &subject, install.grants()).await;
     judge(&subject.account, "the picker does", &asked).into_iter().for_each(|finding| report.add(finding));
@@ -232,6 +233,7 @@ mod tests {
             picker_namespace: "ours".into(),
             lease: "picker-lease".into(),
             trust: None,
+            metrics_auth: false,
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Pickers {
     replicas: Result<Replicas>,
     /// Whether the flags name them, so that one that does not answer is a failure.
     are_named: bool,
+    /// Whether flags lead to them, whatever the pool refers to.
+    are_found_apart: bool,
     pods: Vec<PickerPod>,
     standings: Vec<Said<StandingPage>>,
     served: BTreeMap<String, Vec<PoolPage>>,
@@ -34,6 +36,7 @@ impl Pickers {
         let pods = cluster.pickers(pools, &args.pickers).await;
         let urls = &args.pickers.admin_urls;
         let are_named = !urls.is_empty();
+        let are_found_apart = are_named || args.pickers.picker_selector.is_some();
         let ways: Result<Vec<Way>> = match (are_named, &pods) {
             (true, _) => Ok(urls.iter().cloned().map(Way::Url).collect()),
             (false, Ok(pods)) => Ok(pods.iter().map(|pod| cluster.way(pod, args.pickers.admin_port)).collect()),
@@ -48,7 +51,7 @@ impl Pickers {
             }
         }
         let published = published(cluster, pools).await;
-        Self { replicas, are_named, pods: pods.unwrap_or_default(), standings, served, published }
+        Self { replicas, are_named, are_found_apart, pods: pods.unwrap_or_default(), standings, served, published }
     }
 
     pub(super) fn replicas(&mut self) -> Option<&mut Replicas> {
@@ -57,6 +60,11 @@ impl Pickers {
 
     fn heard(&self) -> impl Iterator<Item = (&str, &StandingPage)> {
         self.standings.iter().filter_map(|said| Some((&*said.replica, said.page.as_ref().ok()?)))
+    }
+
+    /// Whether flags lead to them, whatever the pool refers to.
+    pub(super) fn are_found_apart(&self) -> bool {
+        self.are_found_apart
     }
 
     /// How many say that another one leads.
@@ -82,6 +90,11 @@ impl Pickers {
             Some((_, standing)) => standing.trust.clone(),
             None => self.published.clone(),
         }
+    }
+
+    /// Whether they have the API server say who gets metrics.
+    pub(super) fn metrics_auth(&self) -> bool {
+        self.heard().any(|(_, standing)| standing.metrics_auth)
     }
 
     /// Tells how they stand, and what they know of the pool. `members` are those of the cluster, where they are known.
@@ -217,6 +230,7 @@ mod tests {
         Pickers {
             replicas,
             are_named: true,
+            are_found_apart: true,
             pods: Vec::new(),
             standings: pages.iter().map(standing).collect(),
             served: served.collect(),
@@ -236,11 +250,12 @@ mod tests {
     #[test]
     fn pickers_that_know_the_pool_as_it_is_are_fine_and_one_may_stand_by() {
         let pools = json!([{"name": "prod/chat", "endpoints": [{"name": "gpu-a"}]}]);
-        let standing = |serving: bool| json!({"obstacles": [], "serving": serving, "lease": {"name": "lease-x"}, "trust": "picker-ca"});
+        let standing = |serving: bool| json!({"obstacles": [], "serving": serving, "lease": {"name": "lease-x"}, "trust": "picker-ca", "metricsAuth": serving});
         let both = pickers(&[("a", standing(true), pools.clone()), ("b", standing(false), pools.clone())]);
         let text = checked(&both);
         assert!(text.contains("all is well") && text.contains("1 of 2 take requests, the others stand by"), "{text}");
         assert_eq!((both.lease().as_deref(), both.trust().as_deref()), (Some("lease-x"), Some("picker-ca")));
+        assert!(both.metrics_auth());
         let neither = checked(&pickers(&[("a", standing(false), pools)]));
         assert!(neither.contains("× of 1 picker none takes requests"), "{neither}");
         // One whose pools come from a file says nothing of all this.

@@ -7,6 +7,7 @@ use pointsman_k8s::api::PickerRef;
 use pointsman_k8s::facts::SliceFacts;
 use pointsman_k8s::key::ObjectKey;
 
+use super::pickers::Pickers;
 use super::report::{Finding, Report};
 use super::tls;
 use crate::kubectl::args::CheckArgs;
@@ -23,17 +24,22 @@ pub(super) struct Backend {
     pub(super) pod: Option<ObjectKey>,
 }
 
-/// Follows the reference as a gateway does. So many pickers are known to stand by, and are not ready for that.
+/// Follows the reference as a gateway does. Pickers that stand by are not ready, and need not be.
 pub(super) async fn check(
     cluster: &Cluster,
     args: &CheckArgs,
     pool: &PoolObject,
-    standing_by: usize,
+    pickers: &Pickers,
     report: &mut Report,
 ) {
     let namespace = &*pool.key.namespace;
     let Some(picker) = &pool.spec.picker else {
-        report.fail("the pool names no picker", "set spec.endpointPickerRef to the picker's Service");
+        let mend = "set spec.endpointPickerRef to the picker's Service";
+        match pickers.are_found_apart() {
+            // An Envoy beside the picker needs no reference.
+            true => report.warn("the pool names no picker: no gateway asks one, but an Envoy of your own may", mend),
+            false => report.fail("the pool names no picker", mend),
+        }
         return;
     };
     let Some(name) = picker.service() else {
@@ -65,7 +71,8 @@ pub(super) async fn check(
         }
         _ => Some(0),
     };
-    report.add(leads(&format!("Service {name}:{}", port.port), &backends, &selector(&labels), selected, standing_by));
+    let service = format!("Service {name}:{}", port.port);
+    report.add(leads(&service, &backends, &selector(&labels), selected, pickers.standing_by()));
     let ready: Vec<Backend> = backends.into_iter().filter(|backend| backend.is_ready).collect();
     tls::check(cluster, args, namespace, name, &ready, report).await;
 }
