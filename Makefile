@@ -6,7 +6,7 @@
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-tools: ## fetch and build the tools that tests run (Envoy, Envoy Gateway, kube-apiserver, etcd, CoreDNS, CRDs), once
+tools: ## fetch and build the tools that tests run (Envoy, Envoy Gateway, kube-apiserver, etcd, CoreDNS, helm, Prometheus, CRDs), once
 	cargo run -q -p xtask -- tools
 
 demo: ## six simulated model servers behind a real Envoy: its own balancing beside the picker's

@@ -103,6 +103,11 @@ impl ControlPlane {
         &self.credentials.kubeconfig
     }
 
+    /// A folder that goes with it.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
     /// A kubeconfig file for the bearer of a token.
     pub fn kubeconfig_for(&self, token: &str) -> Result<PathBuf> {
         let file = tempfile::Builder::new().prefix("kubeconfig-").tempfile_in(&self.folder)?;

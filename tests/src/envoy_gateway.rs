@@ -17,7 +17,8 @@ use tokio::sync::{Mutex, MutexGuard, OnceCell};
 use tokio::time::Instant;
 
 pub use self::proxy::Proxy;
-use self::settings::{Homes, SERVICE_ACCOUNT};
+use self::settings::Homes;
+pub use self::settings::SERVICE_ACCOUNT;
 use crate::client::Client;
 use crate::control_plane::{ControlPlane, Namespace};
 use crate::netns::memory;
@@ -110,7 +111,12 @@ impl EnvoyGateway {
 
     /// The controller name that its GatewayClass bears.
     pub fn controller(&self) -> String {
-        settings::controller(&self.namespace.name)
+        Self::controller_of(&self.namespace)
+    }
+
+    /// The same of one that will be started in that namespace.
+    pub fn controller_of(namespace: &Namespace<'_>) -> String {
+        settings::controller(&namespace.name)
     }
 
     /// Applies manifests into its namespace; what kubectl said.

@@ -1,34 +1,34 @@
-//! The whole chain as a user of a plain Envoy Gateway has it: real Envoy Gateway and the Envoy that it configures, the
-//! extension server and pickers as processes under the tokens of their own ServiceAccounts, found by the names of their
-//! Services, and simulated model servers as pods.
+//! The whole chain as a user of a plain Envoy Gateway has it: the chart installed twice by helm, for the extension server
+//! and for the picker, what it installed run as processes and found by the names of its Services; real Envoy Gateway and
+//! the Envoy that it configures; and simulated model servers as pods.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use pointsman_sim::{SimConfig, SimHandle, SimServer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::process::Command;
 use tokio::time::Instant;
 
 use crate::client::Client;
-use crate::cluster_stack::roles;
 use crate::control_plane::{Namespace, PodPlan};
 use crate::dns;
-use crate::envoy_gateway::{EnvoyGateway, LISTEN_PORT, Options, Proxy, plane};
-use crate::manifests::{gateway, headless_service, manifest};
-use crate::process::{Program, built, printed};
+use crate::envoy_gateway::{EnvoyGateway, LISTEN_PORT, Options, Proxy, SERVICE_ACCOUNT, plane};
+use crate::manifests::{endpoint_slice, gateway, manifest};
+use crate::process::{Program, printed};
 use crate::stack::fast;
+use crate::workload::{RunningPod, Workload};
 
 /// How long a change may take until requests show it. About five times what was seen on two busy cores.
 pub const CHANGE_DEADLINE: Duration = Duration::from_secs(30);
 /// How often it is looked for meanwhile.
 const LOOK: Duration = Duration::from_millis(20);
-/// The Service of the extension servers, and their ServiceAccount.
+/// The release of the extension server.
+const SYSTEM: &str = "pointsman";
+/// What the extension server is called in it: Deployment, Service and ServiceAccount.
 pub const EXTENSION_SERVER: &str = "pointsman-gateway";
-/// The Service of the pickers, and their ServiceAccount.
+/// The release of the picker, and its Deployment, Service and ServiceAccount.
 pub const PICKER: &str = "picker";
 /// The port of simulated servers; each has an address of its own.
 const SERVER_PORT: u16 = 8000;
@@ -72,8 +72,6 @@ pub struct GatewayStack {
     pub team: Namespace<'static>,
     /// Talks to Envoy as clients do.
     pub client: Client,
-    picker_kubeconfig: PathBuf,
-    extension_kubeconfig: PathBuf,
     folder: TempDir,
 }
 
@@ -86,13 +84,9 @@ impl GatewayStack {
         let folder = tempfile::tempdir()?;
         let (system, team) = (plane.namespace("system").await?, plane.namespace("team").await?);
 
-        team.service_account(PICKER).await?;
-        team.apply(&roles(&team.name, &["--service-name", PICKER]).await?).await?;
-        let picker_kubeconfig = plane.kubeconfig_for(&team.token(PICKER).await?)?;
-        system.service_account(EXTENSION_SERVER).await?;
         let gateways = EnvoyGateway::namespace().await?;
-        plane.apply(&extension_roles(&system.name, &gateways.name).await?).await?;
-        let extension_kubeconfig = plane.kubeconfig_for(&system.token(EXTENSION_SERVER).await?)?;
+        system.install(SYSTEM, &extension_values(&plan, &gateways)).await?;
+        team.install(PICKER, &picker_values(&plan)).await?;
         // Without these rights Envoy Gateway starts no workers.
         let envoy_gateway = EnvoyGateway::start_in(gateways, options(&system).await?).await?;
 
@@ -110,51 +104,38 @@ impl GatewayStack {
             system,
             team,
             client: Client::new(),
-            picker_kubeconfig,
-            extension_kubeconfig,
             folder,
         };
         for number in 0..plan.pickers {
-            let picker = stack.start_picker(number)?;
+            let picker = stack.start_picker(number).await?;
             stack.pickers.push(picker);
         }
-        let pickers: Vec<_> = (0..plan.pickers).map(|number| stack.picker_address(number, 9002)).collect();
-        stack.team.apply(&headless_service(PICKER, 9002, &pickers)).await?;
+        stack.balance_over(&(0..plan.pickers).collect::<Vec<_>>()).await?;
         for number in 0..plan.extension_servers {
-            let server = stack.start_extension_server(number)?;
+            let server = stack.start_extension_server(number).await?;
             stack.extension_servers.push(server);
         }
         let extensions: Vec<_> = (0..plan.extension_servers).map(|n| stack.extension_address(n, 9004)).collect();
-        stack.system.apply(&headless_service(EXTENSION_SERVER, 9004, &extensions)).await?;
+        stack.system.apply(&endpoint_slice(EXTENSION_SERVER, "grpc", 9004, &extensions)).await?;
         Ok(stack)
     }
 
-    /// Starts a picker, in place of one that ended.
-    pub fn start_picker(&self, number: usize) -> Result<Program> {
+    /// Starts a picker, in place of one that ended, as its Deployment says now.
+    pub async fn start_picker(&self, number: usize) -> Result<Program> {
+        let name = ["picker-0", "picker-1", "picker-2", "picker-3"].get(number).context("too many pickers")?;
         let ip = self.picker_address(number, 0).ip();
-        let mut command = Command::new(built("pointsman", "pointsman")?);
-        command.args(["serve", "--all-pools", "--pool-namespace", &self.team.name]);
-        command.args(["--lease-name", PICKER, "--service-name", PICKER, "--bind-address", &ip.to_string()]);
-        command.arg("--admin-address").arg(format!("{ip}:9091"));
-        command.arg("--eds-address").arg(format!("{ip}:9005"));
-        command.env("KUBECONFIG", &self.picker_kubeconfig).env("POD_NAME", format!("picker-{number}"));
-        command.env("POD_NAMESPACE", &self.team.name);
-        let name: &'static str = ["picker-0", "picker-1"].get(number).context("too many pickers")?;
-        Program::start(name, command, self.folder.path())
+        let pod = RunningPod { name, ip, folder: &self.folder.path().join(name) };
+        let workload = Workload::of(&self.team, PICKER).await?;
+        Program::start(name, workload.command("picker", &pod).await?, self.folder.path())
     }
 
-    /// Starts an extension server, in place of one that ended.
-    pub fn start_extension_server(&self, number: usize) -> Result<Program> {
+    /// Starts an extension server, in place of one that ended, as its Deployment says now.
+    pub async fn start_extension_server(&self, number: usize) -> Result<Program> {
+        let name = ["extension-0", "extension-1"].get(number).context("too many extension servers")?;
         let ip = self.extension_address(number, 0).ip();
-        let mut command = Command::new(built("pointsman", "pointsman")?);
-        command.args(["gateway", "--bind-address", &ip.to_string(), "--service-name", EXTENSION_SERVER]);
-        command.args(["--envoy-gateway-namespace", &self.envoy_gateway.namespace.name]);
-        command.args(["--controller-name", &self.envoy_gateway.controller()]);
-        command.arg("--admin-address").arg(format!("{ip}:9091"));
-        command.env("KUBECONFIG", &self.extension_kubeconfig).env("POD_NAME", format!("gateway-{number}"));
-        command.env("POD_NAMESPACE", &self.system.name);
-        let name: &'static str = ["extension-0", "extension-1"].get(number).context("too many extension servers")?;
-        Program::start(name, command, self.folder.path())
+        let pod = RunningPod { name, ip, folder: &self.folder.path().join(name) };
+        let workload = Workload::of(&self.system, EXTENSION_SERVER).await?;
+        Program::start(name, workload.command("extension-server", &pod).await?, self.folder.path())
     }
 
     /// What Envoy Gateway was started with.
@@ -272,18 +253,29 @@ impl GatewayStack {
 
     /// Waits until every picker tells gateways that it takes requests.
     pub async fn until_all_pickers_serve(&self) -> Result<()> {
-        let deadline = Instant::now() + CHANGE_DEADLINE;
-        for picker in 0..self.pickers.len() {
-            loop {
-                let page = self.picker_page(picker, "/debug/config").await;
-                if page.is_ok_and(|page| page["obstacles"].as_array().is_some_and(Vec::is_empty)) {
-                    break;
-                }
-                ensure!(Instant::now() < deadline, "picker {picker} never serves\n{}", self.logs());
-                tokio::time::sleep(LOOK).await;
-            }
+        for number in 0..self.pickers.len() {
+            self.until_picker_serves(number).await?;
         }
         Ok(())
+    }
+
+    /// Waits until a picker does.
+    pub async fn until_picker_serves(&self, number: usize) -> Result<()> {
+        let deadline = Instant::now() + CHANGE_DEADLINE;
+        loop {
+            let page = self.picker_page(number, "/debug/config").await;
+            if page.is_ok_and(|page| page["obstacles"].as_array().is_some_and(Vec::is_empty)) {
+                return Ok(());
+            }
+            ensure!(Instant::now() < deadline, "picker {number} never serves\n{}", self.logs());
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+
+    /// Has the pickers' Service lead to these of them, as a controller would once they are ready.
+    pub async fn balance_over(&self, pickers: &[usize]) -> Result<()> {
+        let addresses: Vec<_> = pickers.iter().map(|number| self.picker_address(*number, 9002)).collect();
+        self.team.apply(&endpoint_slice(PICKER, "grpc", 9002, &addresses)).await.map(|_| ())
     }
 
     /// What extension servers, pickers and Envoy Gateway wrote.
@@ -306,10 +298,33 @@ async fn extension_manager(namespace: &str) -> Result<Value> {
     Ok(values["config"]["envoyGateway"]["extensionManager"].clone())
 }
 
-/// What the extension server needs to be granted, and Envoy Gateway beyond what its chart grants, as `pointsman roles
-/// --gateway` prints it.
-async fn extension_roles(namespace: &str, envoy_gateway_namespace: &str) -> Result<String> {
-    let service = ["--service-account", EXTENSION_SERVER, "--service-name", EXTENSION_SERVER];
-    let place = ["roles", "--gateway", "-n", namespace, "--envoy-gateway-namespace", envoy_gateway_namespace];
-    printed(&[&place[..], &service].concat()).await
+/// The values of the extension server's release. Pods here share one network, so that each binds its own address.
+fn extension_values(plan: &GatewayPlan, gateways: &Namespace<'_>) -> Value {
+    let envoy_gateway = json!({
+        "namespace": gateways.name,
+        "serviceAccount": SERVICE_ACCOUNT,
+        "controllerName": EnvoyGateway::controller_of(gateways),
+    });
+    json!({
+        "picker": {"enabled": false},
+        "extensionServer": {
+            "enabled": true,
+            "replicas": plan.extension_servers,
+            "envoyGateway": envoy_gateway,
+            "bindAddress": "$(POD_IP)",
+            "extraArgs": ["--admin-address=$(POD_IP):9091"],
+        },
+    })
+}
+
+/// The values of the picker's release.
+pub fn picker_values(plan: &GatewayPlan) -> Value {
+    json!({
+        "fullnameOverride": PICKER,
+        "picker": {
+            "replicas": plan.pickers,
+            "bindAddress": "$(POD_IP)",
+            "extraArgs": ["--admin-address=$(POD_IP):9091", "--eds-address=$(POD_IP):9005"],
+        },
+    })
 }

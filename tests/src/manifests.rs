@@ -37,6 +37,12 @@ pub fn pool_backend(name: &str, weight: u32) -> Value {
 pub fn headless_service(name: &str, port: u16, addresses: &[SocketAddr]) -> String {
     let target = addresses.first().map_or(port, SocketAddr::port);
     let ports = json!([{"name": "main", "port": port, "targetPort": target}]);
+    let slice = endpoint_slice(name, "main", target, addresses);
+    manifest("v1", "Service", name, json!({"clusterIP": "None", "ports": ports})) + &slice
+}
+
+/// What a controller would write for the pods of a Service at these addresses, whose port has this name and number there.
+pub fn endpoint_slice(service: &str, port_name: &str, port: u16, addresses: &[SocketAddr]) -> String {
     let endpoints: Vec<Value> = addresses
         .iter()
         .map(|address| json!({"addresses": [address.ip()], "conditions": {"ready": true, "serving": true}}))
@@ -44,10 +50,10 @@ pub fn headless_service(name: &str, port: u16, addresses: &[SocketAddr]) -> Stri
     let slice = json!({
         "apiVersion": "discovery.k8s.io/v1",
         "kind": "EndpointSlice",
-        "metadata": {"name": name, "labels": {"kubernetes.io/service-name": name}},
+        "metadata": {"name": service, "labels": {"kubernetes.io/service-name": service}},
         "addressType": "IPv4",
-        "ports": [{"name": "main", "port": target, "protocol": "TCP"}],
+        "ports": [{"name": port_name, "port": port, "protocol": "TCP"}],
         "endpoints": endpoints,
     });
-    manifest("v1", "Service", name, json!({"clusterIP": "None", "ports": ports})) + &format!("---\n{slice}\n")
+    format!("---\n{slice}\n")
 }

@@ -1,4 +1,5 @@
 mod gateways;
+mod install;
 
 use std::fmt::Write;
 

@@ -4,6 +4,8 @@
 
 /// Bodies through a real Envoy, of every size and in every mode.
 mod bodies;
+/// The Helm chart, installed by the real helm.
+mod chart;
 /// What a cluster that changes all the time costs, and how soon its changes show.
 mod churn;
 /// Pools, pods, policies and models of a real API server.
@@ -16,6 +18,8 @@ mod control_plane;
 mod crds;
 /// The demo, short.
 mod demo;
+/// What `deploy/` brings: image, compose file, examples.
+mod deploy;
 /// The documents that say what the code does.
 mod docs;
 /// The edges between our crates.
@@ -38,6 +42,8 @@ mod load;
 mod metrics_auth;
 /// Models that are served in others' place.
 mod models;
+/// What the chart brings to watch a picker by.
+mod observability;
 /// What an API server that is away costs, and a replica that dies or stands still.
 mod outages;
 /// Who serves, and who may say so.

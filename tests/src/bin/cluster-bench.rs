@@ -1,6 +1,6 @@
 //! What a cluster costs: how soon requests follow a change, what pods that change all the time take of the picker, and how
-//! soon an Envoy Gateway with many rules has them in Envoy. Part of `make bench`; see `pointsman_tests::follow`, `churn`
-//! and `rules`.
+//! soon an Envoy Gateway with many rules has them in Envoy; and what the chart's default installation takes. Part of
+//! `make bench`; see `pointsman_tests::follow`, `churn`, `rules` and `footprint`.
 
 use std::time::{Duration, Instant};
 
@@ -9,6 +9,7 @@ use clap::{Parser, ValueEnum};
 use pointsman_tests::churn::{ChurnPlan, churn};
 use pointsman_tests::control_plane::ControlPlane;
 use pointsman_tests::follow::{follow, report};
+use pointsman_tests::footprint::{self, FootprintPlan};
 use pointsman_tests::rules::{self, RulesPlan};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -16,7 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 #[derive(Debug, Parser)]
 #[command(name = "cluster-bench", max_term_width = 100)]
 struct Cli {
-    /// Only one of the three.
+    /// Only one of the four.
     #[arg(long)]
     only: Option<Part>,
     /// Changes whose following is timed.
@@ -40,6 +41,12 @@ struct Cli {
     /// Rules of the Gateway, over a tenth as many pools.
     #[arg(long, default_value_t = 300)]
     rules: usize,
+    /// Endpoints of the default installation.
+    #[arg(long, default_value_t = 100)]
+    endpoints: usize,
+    /// Requests a second that it gets.
+    #[arg(long, default_value_t = 100)]
+    requests: u32,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -47,6 +54,7 @@ enum Part {
     Follow,
     Churn,
     Rules,
+    Footprint,
 }
 
 fn main() -> Result<()> {
@@ -75,6 +83,12 @@ async fn measure(cli: &Cli) -> Result<()> {
         let churn = Duration::from_secs(10);
         let plan = RulesPlan { rules: cli.rules, pools: cli.rules.div_ceil(10), changes: 10, churn };
         print!("\n{}\n", rules::run(plan).await?);
+    }
+    if wants(Part::Footprint) {
+        progress("installing the chart, and asking");
+        let time = Duration::from_secs(cli.comparison);
+        let plan = FootprintPlan { endpoints: cli.endpoints, rate: cli.requests, time };
+        print!("\n{}\n", footprint::run(plan).await?);
     }
     if !wants(Part::Follow) && !wants(Part::Churn) {
         return Ok(());

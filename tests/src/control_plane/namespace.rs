@@ -103,6 +103,11 @@ impl ControlPlane {
 }
 
 impl Namespace<'_> {
+    /// The cluster that it is a namespace of.
+    pub fn plane(&self) -> &ControlPlane {
+        self.plane
+    }
+
     /// The kinds of this namespace.
     pub fn api<K>(&self) -> Api<K>
     where

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::Options;
 
 /// The ServiceAccount of its Helm chart.
-pub(super) const SERVICE_ACCOUNT: &str = "envoy-gateway";
+pub const SERVICE_ACCOUNT: &str = "envoy-gateway";
 
 /// The folders of one Envoy Gateway.
 pub(super) struct Homes<'folder> {

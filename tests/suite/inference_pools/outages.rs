@@ -11,8 +11,6 @@ use super::{chat_pool, counts};
 use crate::chat;
 use crate::load::{Asked, Load, failed};
 
-/// How long load goes on after something happened.
-const AFTERWARDS: Duration = Duration::from_secs(4);
 /// How long something stays away.
 const AWAY: Duration = Duration::from_secs(3);
 /// Requests that are counted after a picker died or hung, and how many of them may fail (issue 6's Show).
@@ -63,7 +61,7 @@ async fn a_pool_that_fails_open_is_served_while_its_picker_is_dead_or_hangs() ->
             stack.until_served(&proxy, "/v1/models", |served| served == "server-0").await?;
             stack.pickers[0].signal("CONT").await?;
         } else {
-            stack.pickers[0] = stack.start_picker(0)?;
+            stack.pickers[0] = stack.start_picker(0).await?;
         }
         stack.until_picked(&proxy).await?;
     }
@@ -82,7 +80,7 @@ async fn a_pool_that_fails_closed_is_refused_and_no_client_gets_where_it_wants()
             stack.pickers[0].kill().await?;
         }
         if round == 100 {
-            stack.pickers[0] = stack.start_picker(0)?;
+            stack.pickers[0] = stack.start_picker(0).await?;
         }
         let body = bodies()[usize::from(round % 10 == 0)].clone();
         let answer = stack.client.post(&completions(&proxy), &named, body).await?;
@@ -99,7 +97,7 @@ async fn a_pool_that_fails_closed_is_refused_and_no_client_gets_where_it_wants()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_two_pickers_one_may_die_and_both_may_be_replaced() -> Result<()> {
+async fn of_two_pickers_one_may_die() -> Result<()> {
     let (mut stack, proxy) = chat_pool(GatewayPlan { pickers: 2, ..GatewayPlan::default() }, "FailClose").await?;
     stack.until_picked(&proxy).await?;
     let load = Load::posting(1, &completions(&proxy), bodies());
@@ -111,22 +109,6 @@ async fn of_two_pickers_one_may_die_and_both_may_be_replaced() -> Result<()> {
     let failures = failed(after.iter().take(COUNTED));
     println!("one of two pickers killed: {failures} of the first {COUNTED} after it failed");
     ensure!(after.len() >= COUNTED && failures <= MAY_FAIL, "{failures} of {}\n{}", after.len(), stack.logs());
-
-    // A rolling restart: each is told to go once the other one serves.
-    stack.pickers[0] = stack.start_picker(0)?;
-    for number in 0..2 {
-        stack.until_all_pickers_serve().await?;
-        let load = Load::posting(CLIENTS, &completions(&proxy), bodies());
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        stack.pickers[number].signal("TERM").await?;
-        stack.pickers[number].ended().await?;
-        stack.pickers[number] = stack.start_picker(number)?;
-        tokio::time::sleep(AFTERWARDS).await;
-        let asked = load.end().await;
-        let failures = failed(&asked);
-        println!("picker {number} replaced: {failures} of {} failed", asked.len());
-        ensure!(asked.len() >= COUNTED && failures == 0, "{failures} of {}\n{}", asked.len(), stack.logs());
-    }
     proxy.assert_no_rejections().await
 }
 
@@ -143,7 +125,7 @@ async fn extension_servers_and_envoy_gateway_may_die_under_load() -> Result<()> 
     stack.team.apply(&code).await?;
     tokio::time::sleep(AWAY).await;
     let back = Instant::now();
-    stack.extension_servers[0] = stack.start_extension_server(0)?;
+    stack.extension_servers[0] = stack.start_extension_server(0).await?;
     stack.until_served(&proxy, "/code", |served| served == "server-1").await?;
     println!("extension server away for {:?}: a change arrived {:?} after its start", 2 * AWAY, back.elapsed());
 

@@ -1,0 +1,57 @@
+{{/* The name of every object. Nothing is cut short: two long names must not become one. */}}
+{{- define "pointsman.fullname" -}}
+{{- $name := default .Chart.Name .Values.nameOverride -}}
+{{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
+{{- $full = default $full .Values.fullnameOverride -}}
+{{- if gt (len $full) 55 -}}
+{{- fail (printf "the name %q is longer than 55 characters: set fullnameOverride to a shorter one" $full) -}}
+{{- end -}}
+{{- $full -}}
+{{- end -}}
+
+{{/* The extension server's name. */}}
+{{- define "pointsman.gateway" -}}{{ include "pointsman.fullname" . }}-gateway{{- end -}}
+
+{{- define "pointsman.serviceAccount" -}}{{ default (include "pointsman.fullname" .) .Values.picker.serviceAccount.name }}{{- end -}}
+{{- define "pointsman.gatewayServiceAccount" -}}{{ default (include "pointsman.gateway" .) .Values.extensionServer.serviceAccount.name }}{{- end -}}
+{{- define "pointsman.poolNamespace" -}}{{ default .Release.Namespace .Values.poolNamespace }}{{- end -}}
+
+{{- define "pointsman.image" -}}
+{{- with .Values.image -}}
+{{- if .digest -}}{{ .repository }}@{{ .digest }}{{- else -}}{{ .repository }}:{{ default $.Chart.AppVersion .tag }}{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* What a selector has; dict context, component. */}}
+{{- define "pointsman.selector" -}}
+app.kubernetes.io/name: {{ default .context.Chart.Name .context.Values.nameOverride }}
+app.kubernetes.io/instance: {{ .context.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end -}}
+
+{{- define "pointsman.labels" -}}
+{{ include "pointsman.selector" . }}
+app.kubernetes.io/version: {{ .context.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .context.Release.Service }}
+helm.sh/chart: {{ .context.Chart.Name }}-{{ .context.Chart.Version }}
+{{- with .context.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* Name, namespace and labels; dict context, component, name, and what is not always there: namespace, annotations, labels. */}}
+{{- define "pointsman.metadata" -}}
+name: {{ .name }}
+{{- if ne (default "" .namespace) "none" }}
+namespace: {{ default .context.Release.Namespace .namespace }}
+{{- end }}
+labels:
+  {{- include "pointsman.labels" . | nindent 2 }}
+  {{- with .labels }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with merge (dict) (default dict .annotations) .context.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}

@@ -1,0 +1,79 @@
+//! The chart as users install it: by the real helm, on the real API server.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::control_plane::Namespace;
+use crate::process::repository;
+use crate::tools::tool;
+
+/// The version that charts are rendered for where no API server says its own.
+const KUBERNETES: &str = "1.34";
+/// How long one helm may take. About five times what was seen of an install on two busy cores.
+const DEADLINE: Duration = Duration::from_secs(120);
+
+/// The chart's folder.
+pub fn chart() -> PathBuf {
+    repository().join("charts/pointsman")
+}
+
+/// Runs helm with values on its standard input; what it wrote to stdout, or, as the error, why it failed.
+async fn run(mut helm: Command, values: &str) -> Result<String> {
+    helm.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = helm.spawn().context("starting helm")?;
+    let mut input = child.stdin.take().context("helm has no stdin")?;
+    let ended = async {
+        // One that refuses its arguments does not read.
+        let _ = input.write_all(values.as_bytes()).await;
+        drop(input);
+        child.wait_with_output().await
+    };
+    let output = tokio::time::timeout(DEADLINE, ended).await.context("helm does not end")??;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(said)
+}
+
+/// `helm template` of a release, without an API server; tests of the release are left out.
+pub async fn template(release: &str, namespace: &str, values: &str) -> Result<String> {
+    let mut helm = Command::new(tool("helm").await?);
+    helm.args(["template", release]).arg(chart()).args(["--namespace", namespace, "--values", "-", "--skip-tests"]);
+    helm.args(["--kube-version", KUBERNETES]);
+    run(helm, values).await
+}
+
+/// `helm lint --strict` with these values.
+pub async fn lint(values: &str) -> Result<String> {
+    let mut helm = Command::new(tool("helm").await?);
+    helm.args(["lint", "--strict", "--kube-version", KUBERNETES]).arg(chart()).args(["--values", "-"]);
+    run(helm, values).await
+}
+
+impl Namespace<'_> {
+    /// Runs helm in this namespace, as the administrator, with values on its standard input.
+    pub async fn helm(&self, arguments: &[&str], values: &Value) -> Result<String> {
+        run(self.helm_command(arguments).await?, &values.to_string()).await
+    }
+
+    /// `helm install` of the chart, or the `helm upgrade` of a release of it.
+    pub async fn install(&self, release: &str, values: &Value) -> Result<String> {
+        let chart = chart();
+        let chart = chart.to_str().context("the repository's path is not UTF-8")?;
+        self.helm(&["upgrade", "--install", release, chart, "--values", "-"], values).await
+    }
+
+    async fn helm_command(&self, arguments: &[&str]) -> Result<Command> {
+        let plane = self.plane();
+        let mut helm = Command::new(tool("helm").await?);
+        // What helm keeps of its own belongs to the control plane's folder.
+        helm.env("KUBECONFIG", plane.kubeconfig()).env("HOME", plane.folder());
+        helm.args(["--namespace", &self.name]).args(arguments);
+        Ok(helm)
+    }
+}
