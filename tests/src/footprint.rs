@@ -18,8 +18,10 @@ use crate::workload::Workload;
 
 /// How long requests pass before anything is counted: caches fill, connections open.
 const WARM_UP: Duration = Duration::from_secs(10);
-/// The prompt of a request, about.
+/// The bytes that a turn adds to a conversation's prompt, about; how many there are at once, and of how many turns.
 const PROMPT: usize = 1000;
+const CONVERSATIONS: usize = 50;
+const TURNS: usize = 8;
 
 /// What is measured.
 #[derive(Clone, Copy, Debug)]
@@ -79,9 +81,10 @@ pub async fn run(plan: FootprintPlan) -> Result<FootprintReport> {
     stack.until_all_pickers_serve().await?;
     stack.until_picked(&proxy).await?;
 
+    let picker = requested(&Workload::of(&stack.team, PICKER).await?)?;
     let watched: [(&'static str, &Program, ResourceRequirements); 3] = [
-        ("picker 0", &stack.pickers[0], requested(&Workload::of(&stack.team, PICKER).await?)?),
-        ("picker 1", &stack.pickers[1], requested(&Workload::of(&stack.team, PICKER).await?)?),
+        ("picker 0", &stack.pickers[0], picker.clone()),
+        ("picker 1", &stack.pickers[1], picker),
         (
             "extension server",
             &stack.extension_servers[0],
@@ -129,8 +132,10 @@ async fn ask(stack: &GatewayStack, url: &str, rate: u32, time: Duration) -> Resu
     while Instant::now() < until {
         ticks.tick().await;
         number += 1;
-        // A few conversations, each longer than the last time, as chats are.
-        let prompt = format!("conversation {} {}", number % 50, "word ".repeat(PROMPT / 5));
+        // Conversations that grow with each turn, and give way to others.
+        let (conversation, turn) = (number % CONVERSATIONS, number / CONVERSATIONS);
+        let (generation, turn) = (turn / TURNS, turn % TURNS);
+        let prompt = format!("{conversation} {generation} {}", "word ".repeat(PROMPT / 5 * (1 + turn)));
         let body = json!({"model": "m", "max_tokens": 16, "messages": [{"role": "user", "content": prompt}]});
         let (client, url) = (stack.client.clone(), url.to_owned());
         asked.spawn(async move {

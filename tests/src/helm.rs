@@ -40,10 +40,19 @@ async fn run(mut helm: Command, values: &str) -> Result<String> {
     Ok(said)
 }
 
-/// `helm template` of a release, without an API server; tests of the release are left out.
+/// `helm template` of a release, without an API server; what `helm test` would run is left out.
 pub async fn template(release: &str, namespace: &str, values: &str) -> Result<String> {
+    render(release, namespace, values, &["--skip-tests"]).await
+}
+
+/// The same, with what `helm test` would run.
+pub async fn template_with_tests(release: &str, namespace: &str, values: &str) -> Result<String> {
+    render(release, namespace, values, &[]).await
+}
+
+async fn render(release: &str, namespace: &str, values: &str, flags: &[&str]) -> Result<String> {
     let mut helm = Command::new(tool("helm").await?);
-    helm.args(["template", release]).arg(chart()).args(["--namespace", namespace, "--values", "-", "--skip-tests"]);
+    helm.args(["template", release]).arg(chart()).args(["--namespace", namespace, "--values", "-"]).args(flags);
     helm.args(["--kube-version", KUBERNETES]);
     run(helm, values).await
 }

@@ -5,7 +5,7 @@ use pointsman_tests::client::Client;
 use pointsman_tests::cluster_stack::takes_requests;
 use pointsman_tests::netns::Network;
 use pointsman_tests::process::{Program, built, envoy, printed};
-use pointsman_tests::stack::{Plan, Stack, fast};
+use pointsman_tests::stack::{LISTEN_PORT, Plan, Stack, fast};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tonic::transport::Channel;
@@ -143,7 +143,7 @@ async fn an_envoy_beside_the_picker_asks_it_at_an_address_of_their_own() {
     let bootstrap = folder.path().join("envoy.yaml");
     let output = bootstrap.to_str().unwrap();
     let (asked, eds, admin) = (address(inside, 9002), address(inside, 9005), address(inside, 9901));
-    let listen = address(outside, 8080);
+    let listen = address(outside, LISTEN_PORT);
     let flags = ["--pool", "ai/chat", "--listen", &listen, "--picker", &asked, "--eds", &eds, "--envoy-admin", &admin];
     let told = printed(&[&["envoy-bootstrap"][..], &flags, &["--output", output]].concat()).await.unwrap();
     assert_eq!(told, "");

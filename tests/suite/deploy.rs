@@ -128,7 +128,8 @@ fn the_build_context_holds_all_that_the_build_reads() {
         }
     }
     for source in found {
-        for included in read_to_string(&source).unwrap().split("include_str!(\"").skip(1) {
+        let text = read_to_string(&source).unwrap().replace("include_bytes!(", "include_str!(");
+        for included in text.split("include_str!(\"").skip(1) {
             let name = included.split('"').next().unwrap();
             let file = source.parent().unwrap().join(name).canonicalize().unwrap();
             assert!(is_kept(&file), "{} includes {}", source.display(), file.display());

@@ -199,7 +199,8 @@ async fn every_panel_and_every_rule_has_an_answer_from_a_real_prometheus() -> Re
     let alerts = alerts();
     let in_alerts = alerts.iter().filter_map(|alert| alert["expr"].as_str());
     for query in queries.iter().map(|query| &*query.text).chain(in_alerts).chain(fenced(&runbooks(), "promql")) {
-        for name in metrics_in(query) {
+        // Those of extension servers are looked for where one runs: `chart::upgrade`.
+        for name in metrics_in(query).filter(|name| !name.starts_with("pointsman_gateway_")) {
             ensure!(known.contains(name), "no picker has {name}, of {query}");
         }
     }

@@ -7,6 +7,8 @@ use pointsman_tests::cluster_stack::{ClusterPlan, ClusterStack, takes_requests};
 use pointsman_tests::control_plane::ControlPlane;
 use pointsman_tests::depth;
 use pointsman_tests::stack::fast;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
 
 use crate::cluster::plane;
 use crate::failures::{is_whole, slow};
@@ -114,6 +116,12 @@ async fn a_leader_that_was_stopped_and_wakes_does_not_serve() -> Result<()> {
     let stopped = Instant::now();
     let mut health = stack.health(first).await?;
     ensure!(takes_requests(&mut health).await?, "the leader takes no requests\n{}", stack.logs());
+    // What kubelets ask: a standby is as ready as the leader, or no update would ever end.
+    for picker in 0..stack.pickers.len() {
+        let request = HealthCheckRequest { service: "standby".to_owned() };
+        let said = stack.health(picker).await?.check(request).await?.into_inner();
+        ensure!(said.status() == ServingStatus::Serving, "picker {picker} is no standby\n{}", stack.logs());
+    }
     stack.pickers[first].signal("STOP").await?;
     let other = 1 - first;
     stack.until_admin(other, "/debug/config", |page| page["lease"]["holds"] == true).await?;

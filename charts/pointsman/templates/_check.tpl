@@ -6,6 +6,11 @@
 {{- if and .Values.metrics.auth .Values.monitoring.podMonitor.enabled -}}
 {{- fail "metrics.auth needs a token, which no PodMonitor can show: set monitoring.serviceMonitor.enabled instead" -}}
 {{- end -}}
+{{- range $label, $_ := .Values.commonLabels -}}
+{{- if has $label (list "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/component") -}}
+{{- fail (printf "commonLabels: %s is what the release's own selectors go by" $label) -}}
+{{- end -}}
+{{- end -}}
 {{- $names := dict -}}
 {{- range .Values.pools -}}
 {{- if hasKey $names .name -}}{{- fail (printf "pools: the name %q is there twice" .name) -}}{{- end -}}
@@ -21,7 +26,25 @@
 {{- if and (eq .Values.mode "standalone") (ne (len .Values.pools) 1) -}}
 {{- fail "standalone mode serves one pool: set pools to exactly one entry" -}}
 {{- end -}}
+{{- if and (eq .Values.mode "standalone") (ne .Values.tls.mode "selfSigned") -}}
+{{- fail "tls is for mode gateway: in standalone mode Envoy asks the picker within their pod" -}}
+{{- end -}}
+{{- if and (eq .Values.picker.haMode "leader") (or (eq .Values.mode "standalone") (not (has .Values.provider (list "envoy-gateway" "none")))) -}}
+{{- fail "picker.haMode=leader needs a gateway that asks pickers for their health: provider envoy-gateway, or none" -}}
+{{- end -}}
 {{- if eq .Values.mode "gateway" -}}
+{{- if and .Values.poolNamespace (ne .Values.poolNamespace .Release.Namespace) -}}
+{{- fail "poolNamespace is for mode standalone: a pool names a picker of its own namespace, so install the release there" -}}
+{{- end -}}
+{{- if and .Values.tls.clientCaSecret (ne .Values.provider "none") -}}
+{{- fail "tls.clientCaSecret is for provider none: other gateways show pickers no certificate" -}}
+{{- end -}}
+{{- if and .Values.tls.clientCaSecret (eq .Values.tls.mode "disabled") -}}
+{{- fail "tls.clientCaSecret needs TLS: set another tls.mode" -}}
+{{- end -}}
+{{- if and (eq .Values.provider "envoy-gateway") (has .Values.tls.mode (list "certManager" "secret")) (not .Values.tls.ca) (not .Values.tls.caConfigMap) -}}
+{{- fail "the extension server asks no picker that it cannot verify: set tls.ca or tls.caConfigMap" -}}
+{{- end -}}
 {{- if and (eq .Values.tls.mode "certManager") (not .Values.tls.certManager.issuerRef) -}}
 {{- fail "tls.mode=certManager needs tls.certManager.issuerRef" -}}
 {{- end -}}

@@ -3,8 +3,8 @@
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- $full := ternary .Release.Name (printf "%s-%s" .Release.Name $name) (contains $name .Release.Name) -}}
 {{- $full = default $full .Values.fullnameOverride -}}
-{{- if gt (len $full) 55 -}}
-{{- fail (printf "the name %q is longer than 55 characters: set fullnameOverride to a shorter one" $full) -}}
+{{- if or (gt (len $full) 54) (not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full)) -}}
+{{- fail (printf "%q can be no Service's name: set fullnameOverride to at most 54 lower-case letters, digits and hyphens, of which the first is a letter" $full) -}}
 {{- end -}}
 {{- $full -}}
 {{- end -}}
@@ -24,8 +24,8 @@
 
 {{/* What a selector has; dict context, component. */}}
 {{- define "pointsman.selector" -}}
-app.kubernetes.io/name: {{ default .context.Chart.Name .context.Values.nameOverride }}
-app.kubernetes.io/instance: {{ .context.Release.Name }}
+app.kubernetes.io/name: {{ default .context.Chart.Name .context.Values.nameOverride | quote }}
+app.kubernetes.io/instance: {{ .context.Release.Name | quote }}
 app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 
@@ -41,9 +41,9 @@ helm.sh/chart: {{ .context.Chart.Name }}-{{ .context.Chart.Version }}
 
 {{/* Name, namespace and labels; dict context, component, name, and what is not always there: namespace, annotations, labels. */}}
 {{- define "pointsman.metadata" -}}
-name: {{ .name }}
+name: {{ .name | quote }}
 {{- if ne (default "" .namespace) "none" }}
-namespace: {{ default .context.Release.Namespace .namespace }}
+namespace: {{ default .context.Release.Namespace .namespace | quote }}
 {{- end }}
 labels:
   {{- include "pointsman.labels" . | nindent 2 }}

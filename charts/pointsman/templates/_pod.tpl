@@ -72,8 +72,9 @@ type: RollingUpdate
 rollingUpdate: {maxUnavailable: 0, maxSurge: 1}
 {{- end -}}
 
-{{/* Probes of a program of ours: health has a port of its own, in plaintext. */}}
+{{/* Probes of a program of ours: health has a port of its own, in plaintext. With the service that readiness is of: a standby
+is ready too, or no update would end and no node be drained; gateways ask the picker itself who serves. */}}
 {{- define "pointsman.probes" -}}
-readinessProbe: {grpc: {port: 9003}, periodSeconds: 2, timeoutSeconds: 2}
+readinessProbe: {grpc: {port: 9003{{ with . }}, service: {{ . }}{{ end }}}, periodSeconds: 2, timeoutSeconds: 2}
 livenessProbe: {grpc: {port: 9003, service: liveness}, periodSeconds: 10, timeoutSeconds: 5}
 {{- end -}}

@@ -110,9 +110,30 @@ pub struct Metrics {
     by_model: RwLock<HashMap<Arc<str>, PoolModels>>,
     pub(crate) decision: Histogram,
     pub(crate) streams: Gauge,
-    pub(crate) streams_refused: Counter,
+    streams_refused: [(StreamRefusal, Counter); 2],
     pub(crate) panics: Counter,
     pub(crate) repeated_ends: Counter,
+}
+
+/// Why a stream is refused at its beginning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StreamRefusal {
+    /// As many are open as may be.
+    Limit,
+    /// It is not known yet which pools there are.
+    PoolsUnknown,
+}
+
+impl StreamRefusal {
+    const ALL: [Self; 2] = [Self::Limit, Self::PoolsUnknown];
+
+    /// Its label.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::PoolsUnknown => "pools-unknown",
+        }
+    }
 }
 
 /// The models of one pool that have series of their own.
@@ -130,6 +151,9 @@ impl Metrics {
         let refusals = Family::<ReasonLabels, Counter>::default();
         let resolved =
             Reason::ALL.map(|reason| (reason, refusals.get_or_create_owned(&ReasonLabels { reason: reason.code() })));
+        let refused_streams = Family::<ReasonLabels, Counter>::default();
+        let streams_refused = StreamRefusal::ALL
+            .map(|why| (why, refused_streams.get_or_create_owned(&ReasonLabels { reason: why.as_str() })));
         let metrics = Self {
             outcomes: Family::default(),
             ttft: seconds(),
@@ -144,7 +168,7 @@ impl Metrics {
             by_model: RwLock::default(),
             decision: histogram(&DECISION_SECONDS),
             streams: Gauge::default(),
-            streams_refused: Counter::<u64, AtomicU64>::default(),
+            streams_refused,
             panics: Counter::<u64, AtomicU64>::default(),
             repeated_ends: Counter::<u64, AtomicU64>::default(),
         };
@@ -184,7 +208,7 @@ impl Metrics {
         );
         registry.register("decision_seconds", "Time to decide one request", metrics.decision.clone());
         registry.register("streams", "Streams of the gateway that are open", metrics.streams.clone());
-        registry.register("streams_refused", "Streams over the limit", metrics.streams_refused.clone());
+        registry.register("streams_refused", "Streams that were refused at their beginning", refused_streams);
         registry.register("panics", "Panics that were caught, each of which cost one request", metrics.panics.clone());
         registry.register(
             "repeated_ends",
@@ -192,6 +216,12 @@ impl Metrics {
             metrics.repeated_ends.clone(),
         );
         metrics
+    }
+
+    /// Counts streams that are refused at their beginning.
+    pub(crate) fn streams_refused(&self, why: StreamRefusal) -> &Counter {
+        let [(first, counter), (_, other)] = &self.streams_refused;
+        if *first == why { counter } else { other }
     }
 
     /// Streams that are open now.

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::exchange::{End, Exchange, Opening, Shared};
+use crate::metrics::StreamRefusal;
 use crate::pb::{ExternalProcessor, ProcessingRequest, ProcessingResponse};
 
 /// The ext_proc service.
@@ -36,12 +37,12 @@ impl PickerService {
         let metrics = &self.shared.metrics;
         if !self.shared.pools.is_told() {
             // An error, not an answer: another picker may know more, and a pool that fails open is served.
-            metrics.streams_refused.inc();
+            metrics.streams_refused(StreamRefusal::PoolsUnknown).inc();
             return Err(Status::unavailable("the picker does not know its pools yet"));
         }
         if metrics.streams.inc() >= i64::try_from(self.shared.limits.max_streams).unwrap_or(i64::MAX) {
             metrics.streams.dec();
-            metrics.streams_refused.inc();
+            metrics.streams_refused(StreamRefusal::Limit).inc();
             return Err(Status::resource_exhausted("the picker has as many streams open as it may"));
         }
         let now = Tick::of(self.start, Instant::now().into_std());

@@ -165,7 +165,9 @@ pub async fn follow(
             () = at(deadline) => {
                 due = None;
                 let changed = index.news();
-                if !changed.is_empty() && news.send(changed).await.is_err() {
+                // That there is nothing is news, too, at first.
+                let is_first = !view.borrow().is_settled;
+                if (is_first || !changed.is_empty()) && news.send(changed).await.is_err() {
                     return;
                 }
                 view.send_if_modified(|view| {

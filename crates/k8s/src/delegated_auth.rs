@@ -17,13 +17,16 @@ use ring::digest::{SHA256, digest};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+use tracing::instrument::WithSubscriber;
+use tracing::subscriber::NoSubscriber;
 
 use crate::calls::{CallError, Failure, within};
 use memory::{Memory, TokenHash};
 
 /// How long one review may take: less than scrapers wait.
 const REVIEW: Duration = Duration::from_secs(5);
-/// Tokens that are reviewed at once. Who comes with another one meanwhile gets no answer.
+/// Tokens that are reviewed at once. Who comes with another one meanwhile gets no answer, unless it was let in lately: no
+/// number of bad tokens keeps a scraper out.
 const REVIEWS_MAX: usize = 8;
 /// The longest token that is reviewed. Those of ServiceAccounts have about 1 KB.
 const TOKEN_MAX: usize = 8 << 10;
@@ -41,6 +44,8 @@ pub enum Access {
     Forbidden,
     /// The API server could not be asked.
     Unknown,
+    /// Too many tokens that nobody knows are being reviewed.
+    Busy,
 }
 
 /// Lets in whom the API server lets in.
@@ -58,6 +63,8 @@ struct State {
     reviews: HashMap<TokenHash, Review>,
     /// Why the last review brought nothing; absent when it brought something.
     failure: Option<Failure>,
+    /// Whether it was told that there are too many tokens.
+    is_busy: bool,
 }
 
 /// A review that is under way.
@@ -80,14 +87,21 @@ impl DelegatedAuth {
         let hash = hash(token);
         let mut outcome = {
             let state = &mut *self.state.lock();
-            if let Some(known) = state.memory.recall(&hash, Instant::now()) {
+            let now = Instant::now();
+            if let Some(known) = state.memory.recall(&hash, now) {
                 return known;
             }
             state.reviews.retain(|_, review| !review.task.is_finished());
             match state.reviews.get(&hash) {
                 Some(review) => review.outcome.clone(),
-                None if state.reviews.len() >= REVIEWS_MAX => return Access::Unknown,
+                None if state.reviews.len() >= REVIEWS_MAX && !state.memory.was_granted(&hash, now) => {
+                    if !std::mem::replace(&mut state.is_busy, true) {
+                        tracing::warn!(at_once = REVIEWS_MAX, "more tokens come than are reviewed at once");
+                    }
+                    return Access::Busy;
+                }
                 None => {
+                    state.is_busy &= state.reviews.len() + 1 >= REVIEWS_MAX;
                     let review = self.begin(hash, token.to_owned());
                     let outcome = review.outcome.clone();
                     state.reviews.insert(hash, review);
@@ -104,7 +118,9 @@ impl DelegatedAuth {
         let (tell, outcome) = watch::channel(None);
         let (client, path, state) = (self.client.clone(), self.path, Arc::clone(&self.state));
         let task = tokio::spawn(async move {
-            let reviewed = within(REVIEW, review::review(&client, &token, path)).await;
+            // The client tells of answers that it cannot read, and a proxy may repeat the token in its own.
+            let review = review::review(&client, &token, path).with_subscriber(NoSubscriber::default());
+            let reviewed = within(REVIEW, review).await;
             tell.send_replace(Some(state.lock().learn(hash, &token, reviewed)));
         });
         Review { task: task.abort_handle(), outcome }
@@ -114,11 +130,20 @@ impl DelegatedAuth {
 impl State {
     /// Takes in what came of a review. Failures are told when they begin, and when they are over.
     fn learn(&mut self, hash: TokenHash, token: &str, reviewed: Result<Access, CallError>) -> Access {
+        let now = Instant::now();
         let (access, failure) = match &reviewed {
             Ok(access) => (*access, None),
             Err(error) => (Access::Unknown, Some(error.kind())),
         };
-        self.memory.keep(hash, access, Instant::now());
+        self.memory.keep(hash, access, now);
+        // Nobody can have taken the right away where nobody can be asked.
+        let access = match failure {
+            Some(Failure::Away) if self.memory.was_granted(&hash, now) => {
+                self.memory.extend(&hash, now);
+                Access::Granted
+            }
+            _ => access,
+        };
         if self.failure != failure {
             self.failure = failure;
             match reviewed {

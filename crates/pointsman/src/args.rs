@@ -89,7 +89,8 @@ pub struct ServeArgs {
     /// The port of ext_proc.
     #[arg(long, default_value_t = 9002)]
     pub grpc_port: u16,
-    /// The port of gRPC health alone, in plaintext.
+    /// The port of gRPC health alone, in plaintext: "" is readiness, "standby" the same whoever leads, "liveness" whether the
+    /// process answers.
     #[arg(long, default_value_t = 9003)]
     pub grpc_health_port: u16,
     /// The port of Prometheus metrics.
@@ -202,8 +203,8 @@ pub struct GatewayArgs {
     #[arg(long, default_value = EXTENSION_SERVER, value_name = "NAME")]
     pub service_name: String,
     /// The namespace of Envoy Gateway. The Secrets SERVICE-ca and SERVICE-client are kept there, by which it and this
-    /// server know each other. Ones that somebody else keeps there (without the label
-    /// app.kubernetes.io/managed-by: pointsman) are read and never written.
+    /// server know each other. Ones that somebody else keeps there (with neither label
+    /// app.kubernetes.io/managed-by: pointsman nor pointsman.dev/kept-by: pointsman) are read and never written.
     #[arg(long, default_value = ENVOY_GATEWAY_NAMESPACE, value_name = "NAMESPACE")]
     pub envoy_gateway_namespace: String,
     /// The controller name of Envoy Gateway: Gateways whose GatewayClass bears it are served.

@@ -30,7 +30,6 @@ use pointsman_k8s::key::ObjectKey;
 use pointsman_k8s::sync::Answered;
 use pointsman_k8s::trust::{Periods, Trust, TrustOptions};
 use pointsman_k8s::{gateways, sync};
-use prometheus_client::registry::Registry as MetricsRegistry;
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
@@ -41,6 +40,7 @@ use tonic_health::ServingStatus;
 use crate::args::GatewayArgs;
 use crate::serve::logging::{self, LogLevel};
 use crate::serve::metrics_port::{self, MetricsPort};
+use crate::serve::process_metrics;
 use crate::serve::supervisor::Supervisor;
 use crate::serve::{bind, incoming, tls};
 use crate::signals::Signals;
@@ -112,10 +112,12 @@ async fn serve(args: GatewayArgs, registry: Registry, log_level: LogLevel) -> Re
         Server::builder().add_service(health_service.clone()).serve_with_incoming(incoming)
     });
 
-    let mut metrics = MetricsRegistry::with_prefix("pointsman");
-    let hook_metrics = HookMetrics::register(&mut metrics);
-    let status_metrics = statuses::Metrics::register(&mut metrics);
-    let metrics = Arc::new(Mutex::new(metrics));
+    let mut all_metrics = process_metrics::registry();
+    let metrics = all_metrics.sub_registry_with_prefix("pointsman");
+    metrics.register("gateway_build", "Which version of the extension server this is", process_metrics::version());
+    let hook_metrics = HookMetrics::register(metrics);
+    let status_metrics = statuses::Metrics::register(metrics);
+    let metrics = Arc::new(Mutex::new(all_metrics));
 
     // The members of all pools, by the code that tells them to pickers.
     let pools = ServedPools::default();
@@ -169,7 +171,7 @@ async fn serve(args: GatewayArgs, registry: Registry, log_level: LogLevel) -> Re
 
     let eds = EdsOptions { max_streams: EDS_STREAMS, interval: EDS_INTERVAL, ..EdsOptions::default() };
     let eds = Eds::new(Arc::new(pools), eds);
-    metrics.lock().register_collector(Box::new(EdsMetrics(eds.clone())));
+    metrics.lock().sub_registry_with_prefix("pointsman").register_collector(Box::new(EdsMetrics(eds.clone())));
     // Envoy Gateway waits for a server that is not there, and would take an answer made of nothing for one.
     let ready = async {
         let known: Arc<ArcSwap<_>> = loop {

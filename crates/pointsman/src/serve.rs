@@ -16,7 +16,7 @@ mod own_notices;
 mod owner;
 mod pool_metrics;
 mod pools;
-mod process_metrics;
+pub(crate) mod process_metrics;
 pub(crate) mod supervisor;
 pub(crate) mod tls;
 
@@ -39,7 +39,6 @@ use pointsman_extproc::settings::{Limits, PoolDirectory};
 use pointsman_k8s::lease::Leadership;
 use pointsman_k8s::trust::authority::Leaf;
 use pointsman_telemetry::metrics::TelemetryMetrics;
-use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry as MetricsRegistry;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -170,11 +169,9 @@ async fn serve(
     let start = Instant::now();
     let mut signals = Signals::listen()?;
     let (supervisor, mut ended) = Supervisor::new();
-    let mut all_metrics = MetricsRegistry::default();
-    all_metrics.register_collector(Box::new(process_metrics::ProcessCollector::new()));
+    let mut all_metrics = process_metrics::registry();
     let metrics = all_metrics.sub_registry_with_prefix("pointsman");
-    let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
-    metrics.register("build", "Which version of the picker this is", version);
+    metrics.register("build", "Which version of the picker this is", process_metrics::version());
     let source = Source::find(&args, registry, metrics).await?;
     let (health, health_service) = HealthTeller::new(source.leadership(), metrics).await;
     let telemetry = TelemetryMetrics::register(metrics);
@@ -311,6 +308,7 @@ fn limits(server: &ServerConfig) -> Limits {
 /// comes.
 async fn drain(args: &ServeArgs, health: &HealthTeller, shared: &Shared, ended: &mut Ended, signals: &mut Signals) {
     health.set_ready(false).await;
+    health.set_standby(false).await;
     tracing::info!(streams = shared.metrics.open_streams(), "draining");
     let quiet = async {
         let mut since = tokio::time::Instant::now();

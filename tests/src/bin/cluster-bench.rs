@@ -42,10 +42,10 @@ struct Cli {
     #[arg(long, default_value_t = 300)]
     rules: usize,
     /// Endpoints of the default installation.
-    #[arg(long, default_value_t = 100)]
-    endpoints: usize,
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(1..=200))]
+    endpoints: u8,
     /// Requests a second that it gets.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     requests: u32,
 }
 
@@ -87,7 +87,7 @@ async fn measure(cli: &Cli) -> Result<()> {
     if wants(Part::Footprint) {
         progress("installing the chart, and asking");
         let time = Duration::from_secs(cli.comparison);
-        let plan = FootprintPlan { endpoints: cli.endpoints, rate: cli.requests, time };
+        let plan = FootprintPlan { endpoints: cli.endpoints.into(), rate: cli.requests, time };
         print!("\n{}\n", footprint::run(plan).await?);
     }
     if !wants(Part::Follow) && !wants(Part::Churn) {

@@ -96,14 +96,24 @@ async fn what_is_misspelt_or_does_not_fit_is_refused_by_its_name() -> Result<()>
             "needs mode gateway",
         ),
         ("{picker: {enabled: false}}", "nothing is enabled"),
-        ("{tls: {mode: certManager}}", "tls.certManager.issuerRef"),
-        ("{tls: {mode: secret}}", "tls.secret.name"),
+        ("{provider: none, tls: {mode: certManager}}", "tls.certManager.issuerRef"),
+        ("{tls: {mode: certManager, certManager: {issuerRef: {kind: Issuer}}}}", "/tls/certManager/issuerRef"),
+        ("{provider: none, tls: {mode: secret}}", "tls.secret.name"),
+        ("{tls: {mode: secret, secret: {name: own}}}", "tls.caConfigMap"),
+        ("{tls: {clientCaSecret: own}}", "tls.clientCaSecret"),
+        ("{provider: none, tls: {mode: disabled, clientCaSecret: own}}", "needs TLS"),
+        ("{mode: standalone, pools: [{name: a, selector: {a: b}}], tls: {mode: secret}}", "mode gateway"),
+        ("{poolNamespace: elsewhere}", "poolNamespace"),
+        ("{provider: istio, picker: {haMode: leader}}", "haMode"),
+        ("{picker: {haMode: null}}", "haMode"),
+        ("{commonLabels: {app.kubernetes.io/component: mine}}", "commonLabels"),
         ("{tls: {mode: disabled}}", "over TLS alone"),
         ("{tls: {ca: hello}}", "/tls/ca"),
         ("{image: {digest: latest}}", "/image/digest"),
         ("{picker: {drain: {preStopSeconds: 0}}}", "/picker/drain/preStopSeconds"),
         ("{picker: {serviceAccount: {create: false}}}", "picker.serviceAccount.name"),
         ("{metrics: {auth: true}, monitoring: {podMonitor: {enabled: true}}}", "serviceMonitor"),
+        ("{fullnameOverride: chat.v1}", "fullnameOverride"),
         ("{fullnameOverride: a-name-that-is-far-too-long-for-the-names-of-services-in-a-cluster}", "fullnameOverride"),
     ];
     let refuse = async |(values, expected): (&str, &str)| match template(RELEASE, NAMESPACE, values).await {
@@ -174,9 +184,9 @@ async fn what_is_granted_is_what_pointsman_roles_prints() -> Result<()> {
     let server = "picker: {enabled: false}\nextensionServer:\n  enabled: true\n";
     let table = [
         (pool.to_owned(), format!("{picker} {trust}")),
-        (format!("{pool}poolNamespace: models\n"), format!("{picker} {trust} --pool-namespace models")),
+        (format!("{pool}mode: standalone\npoolNamespace: models\n"), format!("{picker} --pool-namespace models")),
         (format!("{pool}mode: standalone\n"), picker.to_owned()),
-        (format!("{pool}tls: {{mode: secret, secret: {{name: own}}}}\n"), picker.to_owned()),
+        (format!("{pool}provider: none\ntls: {{mode: secret, secret: {{name: own}}}}\n"), picker.to_owned()),
         (format!("{pool}metrics: {{auth: true}}\n"), format!("{picker} {trust} --metrics-auth")),
         (server.to_owned(), gateway.to_owned()),
         (

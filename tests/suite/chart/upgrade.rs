@@ -3,6 +3,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
 use pointsman_tests::gateway_stack::{GatewayPlan, GatewayStack, PICKER, picker_values};
+use pointsman_tests::helm::chart;
 use pointsman_tests::manifests::{pool_backend, route, rule};
 use pointsman_tests::workload::Workload;
 use serde_json::json;
@@ -44,6 +45,13 @@ async fn an_upgrade_of_two_replicas_fails_no_request_under_load() -> Result<()> 
         stack.pickers[old].signal("TERM").await?;
         let ended = stack.pickers[old].ended().await?;
         ensure!(ended == Some(0), "picker {old} ended with {ended:?}\n{}", stack.pickers[old].log());
+    }
+    let metrics = format!("http://{}/metrics", stack.extension_address(0, 9090));
+    let metrics = stack.client.get(&metrics, &[]).await?.text();
+    let alerts = std::fs::read_to_string(chart().join("files/alerts.yaml"))?;
+    let of_gateway = alerts.split(|other: char| !other.is_ascii_alphanumeric() && other != '_');
+    for name in of_gateway.filter(|word| word.starts_with("pointsman_gateway_")) {
+        ensure!(metrics.contains(&format!("\n{name}")), "no extension server has {name}:\n{metrics}");
     }
     let page = stack.picker_page(2, "/debug/config").await?;
     ensure!(page.to_string().contains("20000"), "the new limit is not in force: {page:#}");

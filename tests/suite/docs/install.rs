@@ -30,7 +30,13 @@ fn commands() -> Result<Vec<String>> {
         let block = block.split("```").next().context("a block without an end")?;
         let mut lines = block.lines();
         while let Some(line) = lines.next() {
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
             let mut command = line.to_owned();
+            while command.ends_with('\\') {
+                command = format!("{command}\n{}", lines.next().context("a line that goes on, and nothing after it")?);
+            }
             if line.contains("<<EOF") {
                 for given in lines.by_ref() {
                     command = format!("{command}\n{given}");

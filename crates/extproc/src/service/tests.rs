@@ -169,7 +169,7 @@ async fn streams_over_the_limit_are_refused_and_places_become_free_again() {
     }
     let refused = Call::open(&mut client).await.err().expect("two is the limit");
     assert_eq!(refused.code(), Code::ResourceExhausted);
-    assert_eq!(running.fixture.series("streams_refused_total"), 1.0);
+    assert_eq!(running.fixture.series("streams_refused_total{reason=\"limit\"}"), 1.0);
     assert_eq!(running.fixture.series("streams"), 2.0);
     drop(open);
     running.come_to_rest().await;

@@ -125,6 +125,14 @@ async fn the_first_news_come_when_all_lists_are_in_and_are_whole() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn that_there_is_nothing_is_told_too() {
+    let mut bench = Bench::new(&Kind::ALL.map(|kind| (kind, Answer::Objects(Vec::new()))));
+    bench.pass(AT_ONCE).await;
+    assert_eq!(bench.told(), Some(vec![]));
+    assert!(bench.told().is_none(), "once");
+}
+
+#[tokio::test(start_paused = true)]
 async fn only_the_pool_of_the_scope_is_asked_for() {
     let mut bench = Bench::new(&[]);
     for _ in Kind::ALL {
@@ -144,14 +152,14 @@ async fn a_kind_that_does_not_answer_holds_up_the_first_news_for_a_while_and_the
             assert!(bench.told().is_none(), "{kind} {answer:?}");
             bench.pass(AT_ONCE * 2).await;
             assert_eq!(bench.view.borrow().is_settled, kind != Kind::Pod, "{kind} {answer:?}");
-            // Nothing is to be told of a cluster in which no pool is known.
-            let is_late = [Kind::Pod, STABLE].contains(&kind);
-            assert_eq!(bench.told().is_some(), !is_late, "{kind} {answer:?}");
+            let members = if kind == STABLE { vec![] } else { vec!["10.0.0.1:8000".to_owned()] };
+            assert_eq!(bench.told(), (kind != Kind::Pod).then_some(members), "{kind} {answer:?}");
             // In the end it answers after all.
             bench.silent.clear();
             bench.answers.insert(kind, Bench::new(&[]).answers[&kind].clone());
             bench.pass(PATIENCE).await;
             assert!(bench.view.borrow().is_settled && bench.view.borrow().listed.contains(&kind));
+            let is_late = [Kind::Pod, STABLE].contains(&kind);
             assert_eq!((bench.told().is_some(), bench.obstacles()), (is_late, vec![]), "{kind} {answer:?}");
         }
     }

@@ -181,9 +181,43 @@ async fn a_flood_of_tokens_is_bounded_and_displaces_no_good_one() {
     reviewer.fail(Some(Fault::Hangs));
     let tokens: Vec<String> = (0..100).map(|number| format!("more-{number}")).collect();
     let flood = futures::future::join_all(tokens.iter().map(|token| auth.access(token))).await;
-    assert!(flood.iter().all(|access| *access == Access::Unknown));
+    let count = |access| flood.iter().filter(|found| **found == access).count();
+    assert_eq!((count(Access::Unknown), count(Access::Busy)), (REVIEWS_MAX, flood.len() - REVIEWS_MAX));
     assert_eq!(reviewer.take_counts().0, REVIEWS_MAX);
     assert_eq!(auth.state.lock().memory.len(), ENTRIES_MAX + 1);
+
+    // Whoever was let in lately is reviewed in the midst of it.
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    let held: Vec<String> = (0..REVIEWS_MAX).map(|number| format!("held-{number}")).collect();
+    let flood = futures::future::join_all(held.iter().map(|token| auth.access(token)));
+    let scraper = async {
+        tokio::time::sleep(HALTING).await;
+        assert_eq!(auth.access("nobody").await, Access::Busy);
+        reviewer.fail(None);
+        auth.access("scraper").await
+    };
+    assert_eq!(tokio::join!(flood, scraper).1, Access::Granted);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_long_outage_of_the_api_server_costs_no_metrics_and_a_right_that_was_taken_away_counts_at_once() {
+    let reviewer = Reviewer::default();
+    let auth = reviewer.auth();
+    auth.access("scraper").await;
+    reviewer.fail(Some(Fault::Hangs));
+    for minute in 0..90 {
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        let expected = if minute < 55 { Some(Access::Granted) } else { None };
+        let found = auth.access("scraper").await;
+        assert!(expected.is_none_or(|expected| found == expected), "minute {minute}: {found:?}");
+    }
+    assert_eq!(auth.access("scraper").await, Access::Unknown, "not for ever");
+
+    reviewer.fail(None);
+    auth.access("scraper").await;
+    tokio::time::sleep(Duration::from_secs(61)).await;
+    reviewer.fail(Some(Fault::Answers(403)));
+    assert_eq!(auth.access("scraper").await, Access::Unknown, "that is an answer");
 }
 
 #[test]

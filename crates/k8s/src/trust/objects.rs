@@ -43,7 +43,7 @@ pub(super) fn read_secret(secret: &Secret, now: SystemTime) -> Result<Authoritie
 
 /// Whether a Secret waits for us to fill it.
 pub(super) fn is_blank(secret: &Secret) -> bool {
-    is_ours(&secret.metadata) && secret.data.as_ref().is_none_or(BTreeMap::is_empty)
+    is_ours(&secret.metadata) && secret.data.iter().flat_map(BTreeMap::values).all(|ByteString(bytes)| bytes.is_empty())
 }
 
 /// A Secret with a new CA: the blank one that was found, or one of our making.

@@ -14,7 +14,8 @@ pub struct EnvoyBootstrapArgs {
     /// The picker's configuration file, whose pools get a listener each. Beside --pool it holds `server` alone.
     #[arg(long, value_name = "FILE", required_unless_present = "pools")]
     pub config: Option<PathBuf>,
-    /// An InferencePool that the picker serves by --pool-name or --all-pools; may be given again. Each gets a listener.
+    /// An InferencePool that the picker serves by --pool-name or --all-pools; may be given again. Each gets a listener,
+    /// whose retries are as many as the default policy has fallbacks.
     #[arg(long = "pool", value_name = "NAMESPACE/NAME", value_parser = parse_pool)]
     pub pools: Vec<String>,
     /// The first pool's listener; each further pool gets the next port.

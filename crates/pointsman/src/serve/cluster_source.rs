@@ -65,7 +65,7 @@ impl ClusterMetrics {
     fn register(registry: &mut MetricsRegistry) -> Self {
         let (leads, rejected) = (Gauge::default(), Gauge::default());
         registry.register("leader", "Whether this replica holds the Lease that the replicas share", leads.clone());
-        let help = "Objects that tune the pools and are refused as they stand; an earlier version is in force";
+        let help = "Objects that tune the pools and are refused as they stand";
         registry.register("config_rejected", help, rejected.clone());
         Self { leads, rejected }
     }
@@ -110,7 +110,7 @@ impl Standing {
     }
 
     /// What somebody has to mend before this replica can serve.
-    fn faults(&self) -> Vec<String> {
+    pub(crate) fn faults(&self) -> Vec<String> {
         let mut faults = self.view.borrow().obstacles(&self.scope);
         if self.issued.as_ref().is_some_and(|issued| issued.borrow().is_none()) {
             let mend = "the log says what is in the way of the Secret and the ConfigMap of --service-name";

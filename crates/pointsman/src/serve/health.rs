@@ -21,6 +21,9 @@ use super::cluster_source::Standing;
 
 /// Whose health is told: the whole (readiness), the process, its readiness, and ext_proc (as readiness).
 const LIVENESS: &str = "liveness";
+/// Whether only the Lease may keep it from taking requests: what kubelets ask in leader mode, whose updates would wait for
+/// ever for a standby to be ready.
+const STANDBY: &str = "standby";
 const READINESS: [&str; 3] = ["", "readiness", "envoy.service.ext_proc.v3.ExternalProcessor"];
 /// How long endpoints that do not answer their first scrape may hold up readiness.
 const FIRST_SCRAPES: Duration = Duration::from_secs(2);
@@ -31,7 +34,7 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Clone, Debug)]
 pub(crate) struct HealthTeller {
     reporter: HealthReporter,
-    /// The same, as a metric.
+    /// The same as a metric, but for a replica that was stopped and has not read the Lease again.
     ready: Gauge,
 }
 
@@ -50,6 +53,7 @@ impl HealthTeller {
         let teller = Self { reporter, ready };
         teller.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
         teller.set_ready(false).await;
+        teller.set_standby(false).await;
         (teller, service)
     }
 
@@ -61,12 +65,18 @@ impl HealthTeller {
         }
     }
 
+    pub(crate) async fn set_standby(&self, warm: bool) {
+        let status = if warm { ServingStatus::Serving } else { ServingStatus::NotServing };
+        self.reporter.set_service_status(STANDBY, status).await;
+    }
+
     /// Says ready once every endpoint was asked for its load or took too long to answer and, for pools of a cluster, for
     /// as long as nothing stands in the way. Goes on for ever.
     pub(crate) async fn tell(self, pools: Arc<PoolDirectory>, standing: Option<Standing>) {
         let Some(mut standing) = standing else {
             first_scrapes(&pools, 0).await;
             self.set_ready(true).await;
+            self.set_standby(true).await;
             tracing::info!("ready");
             return std::future::pending().await;
         };
@@ -82,6 +92,7 @@ impl HealthTeller {
             }
             if told.as_ref() != Some(&obstacles) {
                 self.set_ready(obstacles.is_empty()).await;
+                self.set_standby(standing.faults().is_empty()).await;
                 match obstacles.is_empty() {
                     true => tracing::info!("ready"),
                     false => tracing::warn!(obstacles = obstacles.join("; "), "not ready"),
@@ -132,6 +143,10 @@ fn judge(leadership: Option<&Leadership>, said: HealthCheckResponse) -> HealthCh
 
 /// Waits until so many pools run and every endpoint was asked for its load, or took too long to answer.
 async fn first_scrapes(pools: &PoolDirectory, known: usize) {
+    // Before that every request would be refused.
+    while !pools.is_told() {
+        tokio::time::sleep(LOOK).await;
+    }
     let is_asked = |pools: &[Arc<Pool>]| {
         pools.len() >= known && pools.iter().all(|pool| pool.snapshot().load.at.iter().all(Option::is_some))
     };

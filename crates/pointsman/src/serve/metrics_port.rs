@@ -107,6 +107,7 @@ fn refuse(access: Access) -> Result<(), Response> {
         Access::Unknown => {
             (StatusCode::SERVICE_UNAVAILABLE, "the API server cannot be asked about the token\n").into_response()
         }
+        Access::Busy => (StatusCode::SERVICE_UNAVAILABLE, "too many tokens are being reviewed\n").into_response(),
     })
 }
 

@@ -8,13 +8,27 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::Registry;
 
 /// In what Linux counts a process's time towards programs (`USER_HZ`), on every architecture that we build for.
 const TICKS_PER_SECOND: f64 = 100.0;
 
+/// A registry with the metrics of this process, which starts now.
+pub(crate) fn registry() -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(ProcessCollector::new()));
+    registry
+}
+
+/// Which version this program is, as a metric's labels.
+pub(crate) fn version() -> Info<[(&'static str, &'static str); 1]> {
+    Info::new([("version", env!("CARGO_PKG_VERSION"))])
+}
+
 /// Tells what this process uses.
 #[derive(Debug)]
-pub(crate) struct ProcessCollector {
+struct ProcessCollector {
     /// Seconds from the epoch to the start.
     start: f64,
 }
@@ -29,7 +43,7 @@ struct Usage {
 
 impl ProcessCollector {
     /// A collector of a process that starts now.
-    pub(crate) fn new() -> Self {
+    fn new() -> Self {
         let start = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
         Self { start }
     }

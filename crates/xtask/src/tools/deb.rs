@@ -25,13 +25,17 @@ impl Deb {
     /// Downloads and unpacks into `staging`, and leaves the programs in `whole`.
     pub(super) fn fetch(&self, version: &str, staging: &Path, whole: &Path) -> anyhow::Result<()> {
         require("apt-get")?;
+        require("apt-cache")?;
         require("dpkg-deb")?;
-        let (download, unpacked) = (staging.join("download"), staging.join("unpacked"));
+        let (mut download, unpacked) = (staging.join("download"), staging.join("unpacked"));
         fs::create_dir(&download)?;
         if let Err(error) = self.download(version, &download) {
             eprintln!("tools: {error:#}; trying again with newer lists");
             run(apt_get().arg("update"))
                 .context("apt-get update fails: is the archive reachable, and are you root?")?;
+            // What the first try left is none of the second's.
+            download = staging.join("second-download");
+            fs::create_dir(&download)?;
             self.download(version, &download)?;
         }
         let deb = super::only_file(&download)?;
