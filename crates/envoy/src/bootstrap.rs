@@ -42,6 +42,9 @@ pub struct BootstrapOptions {
     /// A stream of which nothing came for this long ends. Longer than the picker's own limits, so that these act first
     /// and the client is told why.
     pub stream_idle_timeout: Duration,
+    /// How long a client's connection is kept, if not for ever: it ends once its answers are whole. So clients come to
+    /// other Envoys in time when this one is about to go.
+    pub max_connection_duration: Option<Duration>,
     /// Sends a body streamed half duplex ([`BodyMode::Streamed`]) before the headers are answered. Envoy has one such
     /// setting a filter, so it holds for all pools.
     pub send_body_without_waiting_for_header_response: bool,
@@ -59,6 +62,7 @@ impl BootstrapOptions {
             max_streams: DEFAULT_MAX_STREAMS,
             body_buffer_limit: DEFAULT_BODY_BUFFER_LIMIT,
             stream_idle_timeout: STREAM_IDLE_TIMEOUT,
+            max_connection_duration: None,
             send_body_without_waiting_for_header_response: false,
         }
     }

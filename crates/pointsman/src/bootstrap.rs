@@ -68,6 +68,7 @@ fn text(args: &EnvoyBootstrapArgs, registry: &Registry) -> Result<String> {
         admin: Some(args.envoy_admin),
         max_streams: limits.max_streams,
         body_buffer_limit: limits.max_body_size,
+        max_connection_duration: args.max_connection_duration,
         stream_idle_timeout: STREAM_IDLE_MARGIN + limits.request_idle_timeout.max(limits.response_idle_timeout),
         ..BootstrapOptions::new(picker, peer(&args.eds), wirings)
     };

@@ -14,9 +14,12 @@ use pointsman_tests::process::Program;
 use pointsman_tests::stack::fast;
 use pointsman_tests::workload::{RunningPod, Workload};
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use crate::chat;
+use crate::failures::{is_whole, slow};
 
 /// How long a change may take until requests show it. About five times what was seen on two busy cores.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -27,8 +30,12 @@ const REQUESTS: usize = 50;
 const MAY_FAIL: usize = 2;
 /// The release's one pod, and the first server.
 const POD_HOST: u8 = 2;
+/// Where Envoy listens: the Envoy Gateway of other tests takes 8080 on every address.
+const LISTEN_PORT: u16 = 10000;
 const SERVER_HOST: u8 = 20;
 const RELEASE: &str = "chat";
+/// How long Envoy keeps a client's connection: shorter than an answer takes.
+const CONNECTION_SECONDS: u64 = 1;
 const DEPLOYMENT: &str = "chat-pointsman";
 
 fn values(failure_mode: &str) -> Value {
@@ -43,7 +50,8 @@ fn values(failure_mode: &str) -> Value {
         // Pods here share one network: what is on loopback in a pod has the pod's own address.
         "standalone": {
             "failureMode": failure_mode,
-            "listen": "$(POD_IP):10000",
+            "maxConnectionSeconds": CONNECTION_SECONDS,
+            "listen": format!("$(POD_IP):{LISTEN_PORT}"),
             "envoyAdmin": "$(POD_IP):9901",
             "pickerAddress": "$(POD_IP)",
             "envoy": {"concurrency": 1},
@@ -83,6 +91,24 @@ async fn until_picked(client: &Client, url: &str, ip: IpAddr, log: impl Fn() -> 
     Ok(())
 }
 
+/// Has a connection be old, and then told to end with the answer.
+async fn told_to_connect_anew(ip: IpAddr) -> Result<()> {
+    let mut connection = TcpStream::connect((ip, LISTEN_PORT)).await?;
+    let mut ask = async || {
+        connection.write_all(b"GET /v1/models HTTP/1.1\r\nhost: a\r\n\r\n").await?;
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n0\r\n\r\n") && !answer.ends_with(b"}") {
+            ensure!(connection.read_buf(&mut answer).await? > 0, "closed: {}", String::from_utf8_lossy(&answer));
+        }
+        anyhow::Ok(String::from_utf8_lossy(&answer).to_lowercase())
+    };
+    let young = tokio::time::timeout(DEADLINE, ask()).await??;
+    sleep(Duration::from_secs(CONNECTION_SECONDS) * 2).await;
+    let old = tokio::time::timeout(DEADLINE, ask()).await??;
+    ensure!(!young.contains("connection: close") && old.contains("connection: close"), "{young}\n{old}");
+    Ok(())
+}
+
 /// Runs the pods of `helm test` as a kubelet would, until one has ended.
 async fn run_test_pod(namespace: &Namespace<'_>, folder: &std::path::Path) -> Result<String> {
     let pods: Api<Pod> = namespace.api();
@@ -110,13 +136,13 @@ async fn serve_alone(failure_mode: &str, while_down: u16) -> Result<()> {
     let (namespace, folder) = (plane.namespace("standalone").await?, tempfile::tempdir()?);
     let mut servers = Vec::new();
     for number in 0..2 {
-        let config = SimConfig { name: format!("server-{number}"), ..fast() };
+        let config = SimConfig { name: format!("server-{number}"), engine: slow(), ..fast() };
         servers.push(SimServer::start(config, namespace.network.address(SERVER_HOST + number, 8000)).await?);
     }
     namespace.pod(&PodPlan::new("server-0", "chat", servers[0].addr().ip())).await?;
     let mut values = values(failure_mode);
     let ip = namespace.network.ip(POD_HOST);
-    let url = format!("http://{ip}:10000");
+    let url = format!("http://{ip}:{LISTEN_PORT}");
     values["test"] = json!({"gatewayUrl": url, "adminUrls": [format!("http://{ip}:9091")]});
     namespace.install(RELEASE, &values).await?;
 
@@ -150,6 +176,9 @@ async fn serve_alone(failure_mode: &str, while_down: u16) -> Result<()> {
         anyhow::Ok(())
     };
     ask("picker up", &[200], 0).await?;
+    let streamed = client.stream(&format!("{url}/v1/chat/completions"), chat(100, 100, true).to_string()).await?;
+    ensure!(is_whole(&streamed), "an answer is cut with its connection\n{}", log());
+    told_to_connect_anew(ip).await?;
     picker.kill().await?;
     until_status(&client, &url, while_down, log).await?;
     ask("picker down", &[while_down], MAY_FAIL).await?;

@@ -16,7 +16,7 @@ pub(super) fn listener(
     pools: &[&WiredPool<'_>],
     options: &BootstrapOptions,
 ) -> Result<Value, BootstrapError> {
-    let manager = json!({
+    let mut manager = json!({
         "stat_prefix": "pointsman",
         "codec_type": "AUTO",
         "stream_idle_timeout": duration(options.stream_idle_timeout),
@@ -29,6 +29,11 @@ pub(super) fn listener(
         "route_config": {"virtual_hosts": virtual_hosts(address, pools, options)?},
         "http_filters": filters(pools, options),
     });
+    if let Some(limit) = options.max_connection_duration {
+        manager["common_http_protocol_options"] = json!({"max_connection_duration": duration(limit)});
+        // Told by an answer's header: a connection that is closed at once may have a request on its way.
+        manager["http1_safe_max_connection_duration"] = json!(true);
+    }
     let kind = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
     let manager =
         json!({"name": "envoy.filters.network.http_connection_manager", "typed_config": typed(kind, manager)});

@@ -145,6 +145,7 @@ fn nothing_of_envoys_own_limits_cuts_a_long_response_or_many_of_them() {
     assert_eq!(route["route"]["retry_policy"], json!({"retry_on": "connect-failure", "num_retries": 1}));
     assert_eq!(route["request_body_buffer_limit"], 32 << 20);
     assert_eq!(manager(&made, 0)["stream_idle_timeout"], "330s");
+    assert_eq!(manager(&made, 0)["common_http_protocol_options"], Value::Null);
     for name in ["pool/default/a", PICKER_CLUSTER] {
         let threshold = &cluster(&made, name)["circuit_breakers"]["thresholds"][0];
         for limit in ["max_connections", "max_pending_requests", "max_requests", "max_retries"] {

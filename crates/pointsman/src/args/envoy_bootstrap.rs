@@ -2,10 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use pointsman_envoy::bootstrap::PeerAddress;
 
+use super::parse_duration;
 use crate::config_file::is_pool_name;
 
 /// `pointsman envoy-bootstrap`.
@@ -48,6 +50,10 @@ pub struct EnvoyBootstrapArgs {
     /// Whether responses pass the picker (for usage and latency), or only its picks are asked for.
     #[arg(long, value_enum, default_value_t = ResponsesArg::Full)]
     pub responses: ResponsesArg,
+    /// How long a client's connection is kept, as for an Envoy in a pod that may go: it ends once its answers are whole, and
+    /// the client connects anew. By default for ever.
+    #[arg(long, value_parser = parse_duration, value_name = "DURATION")]
+    pub max_connection_duration: Option<Duration>,
     /// Where it is written, whole or not at all; by default it is printed.
     #[arg(short, long, value_name = "FILE")]
     pub output: Option<PathBuf>,
