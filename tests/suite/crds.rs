@@ -242,7 +242,7 @@ async fn a_policy_shows_its_pool_and_what_became_of_it() {
     let status = |ancestors: usize| {
         let ancestors: Vec<_> = (0..ancestors)
             .map(|at| {
-                let pool = api::AncestorReference::to_pool(PoolGroup::Stable, &namespace.name, &format!("pool-{at}"));
+                let pool = api::ParentReference::to_pool(PoolGroup::Stable, &namespace.name, &format!("pool-{at}"));
                 json!({"ancestorRef": pool, "controllerName": api::CONTROLLER_NAME, "conditions": condition(1)})
             })
             .collect();

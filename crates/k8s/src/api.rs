@@ -27,8 +27,7 @@ pub use backend_tls_policy::{
 pub use gateway::{Gateway, GatewayClass, GatewayClassSpec, GatewaySpec};
 pub use gateway_sync::{GatewaySync, GatewaySyncSpec, GatewayTarget};
 pub use http_route::{
-    BackendRef, HttpRoute, HttpRouteRule, HttpRouteSpec, HttpRouteStatus, RequestMirror, RouteFilter, RouteParent,
-    RouteParentStatus,
+    BackendRef, HttpRoute, HttpRouteRule, HttpRouteSpec, HttpRouteStatus, RequestMirror, RouteFilter, RouteParentStatus,
 };
 pub use inference_model::{Criticality, InferenceModel, InferenceModelSpec, InferenceModelStatus, TargetModel};
 pub use inference_model_rewrite::{
@@ -37,18 +36,17 @@ pub use inference_model_rewrite::{
 };
 pub use inference_objective::{InferenceObjective, InferenceObjectiveSpec, InferenceObjectiveStatus};
 pub use inference_pool::{
-    EndpointPickerRef, InferencePool, InferencePoolSpec, InferencePoolStatus, ParentReference, ParentStatus,
-    PoolSelector, Port,
+    EndpointPickerRef, InferencePool, InferencePoolSpec, InferencePoolStatus, ParentStatus, PoolSelector, Port,
 };
 pub use inference_pool_v1alpha2::{
     ExtensionRef, InferencePoolV1Alpha2, InferencePoolV1Alpha2Spec, InferencePoolV1Alpha2Status,
 };
 pub use pool_spec::{AppProtocol, FailureMode, PickerRef, Pool, PoolSpec};
 pub use reference_grant::{GrantFrom, GrantTo, ReferenceGrant, ReferenceGrantSpec};
-pub use references::{ModelGroup, OfPool, PoolGroup, PoolReference, UnsupportedPool};
+pub use references::{ModelGroup, OfPool, ParentReference, PoolGroup, PoolReference, UnsupportedPool};
 pub use scheduling_policy::{
-    AncestorReference, AncestorStatus, PolicyTargetReference, SchedulingPolicy, SchedulingPolicySpec,
-    SchedulingPolicyStatus, ServiceReference,
+    AncestorStatus, PolicyTargetReference, SchedulingPolicy, SchedulingPolicySpec, SchedulingPolicyStatus,
+    ServiceReference,
 };
 
 /// Our API group.

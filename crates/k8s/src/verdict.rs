@@ -12,7 +12,7 @@ use kube::Resource;
 use kube::api::ApiResource;
 
 use crate::api::{
-    AncestorReference, InferenceModel, InferenceModelRewrite, InferenceObjective, InferencePool, ModelGroup, PoolGroup,
+    InferenceModel, InferenceModelRewrite, InferenceObjective, InferencePool, ModelGroup, ParentReference, PoolGroup,
     SchedulingPolicy,
 };
 use crate::facts::Identity;
@@ -212,8 +212,8 @@ impl Judgement {
 
 impl PoolId {
     /// How a policy's status refers to it.
-    pub fn to_ancestor(&self) -> AncestorReference {
-        AncestorReference::to_pool(self.group, &self.key.namespace, &self.key.name)
+    pub fn to_ancestor(&self) -> ParentReference {
+        ParentReference::to_pool(self.group, &self.key.namespace, &self.key.name)
     }
 }
 

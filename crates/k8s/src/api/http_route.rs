@@ -6,7 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
-use super::{GATEWAY_GROUP, PoolGroup, resource};
+use super::{GATEWAY_GROUP, ParentReference, PoolGroup, resource};
 use crate::key::ObjectKey;
 
 /// A route.
@@ -26,26 +26,9 @@ pub struct HttpRoute {
 #[serde(rename_all = "camelCase", default)]
 pub struct HttpRouteSpec {
     /// What it is attached to.
-    pub parent_refs: Vec<RouteParent>,
+    pub parent_refs: Vec<ParentReference>,
     /// Its rules.
     pub rules: Vec<HttpRouteRule>,
-}
-
-/// What a route is attached to.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default)]
-pub struct RouteParent {
-    /// Gateway API's group when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// `Gateway` when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// The route's namespace when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// Its name.
-    pub name: String,
 }
 
 /// One rule.
@@ -111,7 +94,7 @@ pub struct HttpRouteStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct RouteParentStatus {
     /// The parent.
-    pub parent_ref: RouteParent,
+    pub parent_ref: ParentReference,
     /// Who wrote the entry.
     pub controller_name: String,
     /// Accepted, ResolvedRefs and others.
@@ -119,15 +102,6 @@ pub struct RouteParentStatus {
 }
 
 resource!(HttpRoute, GATEWAY_GROUP, "v1", "HTTPRoute", "httproutes");
-
-impl RouteParent {
-    /// The Gateway that it is, for a route of that namespace; `None` when it is none.
-    pub fn gateway(&self, namespace: &str) -> Option<ObjectKey> {
-        let is_gateway = self.group.as_deref().is_none_or(|group| group == GATEWAY_GROUP)
-            && self.kind.as_deref().is_none_or(|kind| kind == "Gateway");
-        is_gateway.then(|| ObjectKey::new(self.namespace.as_deref().unwrap_or(namespace), &self.name))
-    }
-}
 
 impl HttpRouteRule {
     /// The InferencePools among those who get its requests, for a route of that namespace.

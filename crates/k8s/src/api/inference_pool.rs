@@ -7,7 +7,7 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 
 use super::pool_spec::port;
-use super::{AppProtocol, FailureMode, PickerRef, Pool, PoolGroup, PoolSpec, resource};
+use super::{AppProtocol, FailureMode, ParentReference, PickerRef, Pool, PoolGroup, PoolSpec, resource};
 
 /// Pods that serve the same models, behind one picker.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -95,23 +95,6 @@ pub struct ParentStatus {
     /// Accepted, ResolvedRefs.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-}
-
-/// A gateway.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default)]
-pub struct ParentReference {
-    /// `gateway.networking.k8s.io` when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// `Gateway` when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// The pool's namespace when absent.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// The gateway's name.
-    pub name: String,
 }
 
 resource!(InferencePool, PoolGroup::Stable.as_str(), "v1", "InferencePool", "inferencepools");

@@ -2,6 +2,50 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::GATEWAY_GROUP;
+use crate::key::ObjectKey;
+
+/// An object that another is attached to, or acts on, as Gateway API spells it in `parentRefs` and in statuses.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(default)]
+pub struct ParentReference {
+    /// Gateway API's group when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
+    /// `Gateway` when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// The namespace of the object that refers, when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// Its name.
+    pub name: String,
+}
+
+impl ParentReference {
+    /// The reference to a Gateway.
+    pub fn to_gateway(gateway: &ObjectKey) -> Self {
+        Self::to(GATEWAY_GROUP, "Gateway", &gateway.namespace, &gateway.name)
+    }
+
+    /// The reference to a pool.
+    pub fn to_pool(group: PoolGroup, namespace: &str, name: &str) -> Self {
+        Self::to(group.as_str(), "InferencePool", namespace, name)
+    }
+
+    fn to(group: &str, kind: &str, namespace: &str, name: &str) -> Self {
+        let [group, kind, namespace] = [group, kind, namespace].map(|text| Some(text.to_owned()));
+        Self { group, kind, namespace, name: name.to_owned() }
+    }
+
+    /// The Gateway that is meant, by an object of that namespace; `None` when it is none.
+    pub fn gateway(&self, namespace: &str) -> Option<ObjectKey> {
+        let is_gateway = self.group.as_deref().is_none_or(|group| group == GATEWAY_GROUP)
+            && self.kind.as_deref().is_none_or(|kind| kind == "Gateway");
+        is_gateway.then(|| ObjectKey::new(self.namespace.as_deref().unwrap_or(namespace), &self.name))
+    }
+}
+
 /// The groups that an InferencePool lives in. An object of the one is never an object of the other, not even under the
 /// same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

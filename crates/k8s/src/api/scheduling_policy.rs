@@ -6,7 +6,7 @@ use kube::api::ObjectMeta;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{GROUP, PoolGroup, VERSION, resource};
+use super::{GROUP, ParentReference, PoolGroup, VERSION, resource};
 
 /// How the pools that it targets are scheduled. Of several policies for one pool, the oldest counts.
 #[derive(Clone, Debug, Default, PartialEq, Deserialize, Serialize)]
@@ -71,29 +71,12 @@ pub struct SchedulingPolicyStatus {
 #[serde(rename_all = "camelCase", default)]
 pub struct AncestorStatus {
     /// The pool.
-    pub ancestor_ref: AncestorReference,
+    pub ancestor_ref: ParentReference,
     /// Who wrote the entry.
     pub controller_name: String,
     /// Accepted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub conditions: Vec<Condition>,
-}
-
-/// A pool that a policy acts on.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(default)]
-pub struct AncestorReference {
-    /// The pool's group.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub group: Option<String>,
-    /// `InferencePool`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kind: Option<String>,
-    /// The pool's namespace.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub namespace: Option<String>,
-    /// The pool's name.
-    pub name: String,
 }
 
 resource!(SchedulingPolicy, GROUP, VERSION, "SchedulingPolicy", "schedulingpolicies");
@@ -110,17 +93,5 @@ impl PolicyTargetReference {
     pub fn pool(&self) -> Option<(PoolGroup, &str)> {
         let group = PoolGroup::parse(&self.group).filter(|_| self.kind == "InferencePool")?;
         Some((group, &self.name))
-    }
-}
-
-impl AncestorReference {
-    /// The reference to a pool.
-    pub fn to_pool(group: PoolGroup, namespace: &str, name: &str) -> Self {
-        Self {
-            group: Some(group.as_str().into()),
-            kind: Some("InferencePool".into()),
-            namespace: Some(namespace.into()),
-            name: name.into(),
-        }
     }
 }

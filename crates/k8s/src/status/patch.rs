@@ -7,9 +7,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::api::{ApiResource, DynamicObject};
 use serde_json::{Value, json};
 
-use crate::api::{
-    AncestorReference, CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, GATEWAY_GROUP, ParentReference, PoolGroup,
-};
+use crate::api::{CONTROLLER_NAME, GATEWAY_CONTROLLER_NAME, ParentReference, PoolGroup};
 use crate::index::Scope;
 use crate::key::ObjectKey;
 use crate::verdict::{ANCESTORS_MAX, Judgement, MESSAGE_MAX, PARENTS_MAX, PoolId, Says, Verdict};
@@ -153,12 +151,7 @@ fn ancestor(pool: &PoolId, conditions: Vec<Value>) -> Value {
 }
 
 fn parent(gateway: &ObjectKey, conditions: Vec<Value>) -> Value {
-    let reference = ParentReference {
-        group: Some(GATEWAY_GROUP.into()),
-        kind: Some("Gateway".into()),
-        namespace: Some(gateway.namespace.to_string()),
-        name: gateway.name.to_string(),
-    };
+    let reference = ParentReference::to_gateway(gateway);
     json!({"parentRef": reference, "controllerName": GATEWAY_CONTROLLER_NAME, "conditions": conditions})
 }
 
@@ -177,7 +170,7 @@ fn pool_of(entry: &Value, namespace: &str) -> Option<PoolId> {
     if entry["controllerName"] != CONTROLLER_NAME {
         return None;
     }
-    let reference: AncestorReference = serde_json::from_value(entry["ancestorRef"].clone()).ok()?;
+    let reference: ParentReference = serde_json::from_value(entry["ancestorRef"].clone()).ok()?;
     let group = PoolGroup::parse(reference.group.as_deref()?)?;
     Some(PoolId { group, key: ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name) })
 }
@@ -189,12 +182,7 @@ fn gateway_of(entry: &Value, namespace: &str) -> Option<ObjectKey> {
     }
     // What we sign and did not write so is about nothing, and goes.
     let reference: ParentReference = serde_json::from_value(entry["parentRef"].clone()).unwrap_or_default();
-    let is_gateway = reference.group.as_deref().is_none_or(|group| group == GATEWAY_GROUP)
-        && reference.kind.as_deref().is_none_or(|kind| kind == "Gateway");
-    if !is_gateway {
-        return Some(ObjectKey::new("", ""));
-    }
-    Some(ObjectKey::new(reference.namespace.as_deref().unwrap_or(namespace), &reference.name))
+    Some(reference.gateway(namespace).unwrap_or_else(|| ObjectKey::new("", "")))
 }
 
 fn elements(list: &Value) -> &[Value] {
