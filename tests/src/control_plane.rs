@@ -6,13 +6,11 @@ mod etcd;
 mod namespace;
 
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use kube::Client;
 use tempfile::TempDir;
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 use tokio::sync::{Mutex, OnceCell};
 use tokio::time::Instant;
@@ -21,7 +19,7 @@ pub use self::crds::upstream_crds;
 use self::credentials::Credentials;
 pub use self::namespace::{Namespace, PodPlan};
 use crate::netns::{Network, memory};
-use crate::process::Program;
+use crate::process::{Program, fed};
 use crate::tools::tool;
 
 /// How long etcd, or the API server, may take until it is ready; also how long CRDs until they are served. About five
@@ -136,20 +134,8 @@ impl ControlPlane {
     /// Runs kubectl; what it wrote to stdout, or, as the error, why it failed.
     pub async fn kubectl(&self, arguments: &[&str], stdin: &str) -> Result<String> {
         let mut command = self.kubectl_command();
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().context("starting kubectl")?;
-        let mut input = child.stdin.take().context("kubectl has no stdin")?;
-        let run = async {
-            // One that refuses its arguments does not read.
-            let _ = input.write_all(stdin.as_bytes()).await;
-            drop(input);
-            child.wait_with_output().await
-        };
-        let output = tokio::time::timeout(KUBECTL_DEADLINE, run).await.context("kubectl does not end")??;
-        if !output.status.success() {
-            bail!("kubectl {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(String::from_utf8(output.stdout)?)
+        command.args(arguments);
+        fed(&format!("kubectl {}", arguments.join(" ")), command, stdin, KUBECTL_DEADLINE).await
     }
 
     /// `kubectl apply` of manifests, as users do it; what it said.

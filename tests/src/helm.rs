@@ -1,16 +1,14 @@
 //! The chart as users install it: by the real helm, on the real API server.
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::control_plane::Namespace;
-use crate::process::repository;
+use crate::process::{fed, repository};
 use crate::tools::tool;
 
 /// The version that charts are rendered for where no API server says its own.
@@ -21,23 +19,6 @@ const DEADLINE: Duration = Duration::from_secs(120);
 /// The chart's folder.
 pub fn chart() -> PathBuf {
     repository().join("charts/pointsman")
-}
-
-/// Runs helm with values on its standard input; what it wrote to stdout, or, as the error, why it failed.
-async fn run(mut helm: Command, values: &str) -> Result<String> {
-    helm.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let mut child = helm.spawn().context("starting helm")?;
-    let mut input = child.stdin.take().context("helm has no stdin")?;
-    let ended = async {
-        // One that refuses its arguments does not read.
-        let _ = input.write_all(values.as_bytes()).await;
-        drop(input);
-        child.wait_with_output().await
-    };
-    let output = tokio::time::timeout(DEADLINE, ended).await.context("helm does not end")??;
-    let said = String::from_utf8(output.stdout)?;
-    ensure!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr).trim());
-    Ok(said)
 }
 
 /// `helm template` of a release, without an API server; what `helm test` would run is left out.
@@ -54,20 +35,20 @@ async fn render(release: &str, namespace: &str, values: &str, flags: &[&str]) ->
     let mut helm = Command::new(tool("helm").await?);
     helm.args(["template", release]).arg(chart()).args(["--namespace", namespace, "--values", "-"]).args(flags);
     helm.args(["--kube-version", KUBERNETES]);
-    run(helm, values).await
+    fed("helm", helm, values, DEADLINE).await
 }
 
 /// `helm lint --strict` with these values.
 pub async fn lint(values: &str) -> Result<String> {
     let mut helm = Command::new(tool("helm").await?);
     helm.args(["lint", "--strict", "--kube-version", KUBERNETES]).arg(chart()).args(["--values", "-"]);
-    run(helm, values).await
+    fed("helm", helm, values, DEADLINE).await
 }
 
 impl Namespace<'_> {
     /// Runs helm in this namespace, as the administrator, with values on its standard input.
     pub async fn helm(&self, arguments: &[&str], values: &Value) -> Result<String> {
-        run(self.helm_command(arguments).await?, &values.to_string()).await
+        fed("helm", self.helm_command(arguments).await?, &values.to_string(), DEADLINE).await
     }
 
     /// `helm install` of the chart, or the `helm upgrade` of a release of it.

@@ -7,6 +7,7 @@ use std::sync::{LazyLock, OnceLock};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::runtime::Runtime;
 
@@ -139,6 +140,23 @@ pub fn built(package: &str, name: &str) -> Result<PathBuf> {
     BUILT.get_or_init(build).clone().map_err(anyhow::Error::msg)?;
     let program = folder.join(name);
     if program.is_file() { Ok(program) } else { bail!("{package} has no program {name}") }
+}
+
+/// Runs a command with text on its standard input; what it wrote to stdout, or, as the error, all that it said, after `what`.
+pub async fn fed(what: &str, mut command: Command, input: &str, deadline: Duration) -> Result<String> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().with_context(|| format!("starting {what}"))?;
+    let mut stdin = child.stdin.take().with_context(|| format!("{what} has no stdin"))?;
+    let ended = async {
+        // One that refuses its arguments does not read.
+        let _ = stdin.write_all(input.as_bytes()).await;
+        drop(stdin);
+        child.wait_with_output().await
+    };
+    let output = tokio::time::timeout(deadline, ended).await.with_context(|| format!("{what} does not end"))??;
+    let said = String::from_utf8(output.stdout)?;
+    ensure!(output.status.success(), "{what}: {said}{}", String::from_utf8_lossy(&output.stderr).trim());
+    Ok(said)
 }
 
 /// What `pointsman` prints when it is run with these arguments.

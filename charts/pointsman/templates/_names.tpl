@@ -22,6 +22,14 @@
 {{- end -}}
 {{- end -}}
 
+{{/* What a component's objects are called; dict context, component. */}}
+{{- define "pointsman.componentName" -}}
+{{ include (ternary "pointsman.fullname" "pointsman.gateway" (eq .component "picker")) .context }}
+{{- end -}}
+
+{{/* The port that Envoy listens on in standalone mode. */}}
+{{- define "pointsman.listenPort" -}}{{ regexFind "[0-9]+$" .Values.standalone.listen }}{{- end -}}
+
 {{/* What a selector has; dict context, component. */}}
 {{- define "pointsman.selector" -}}
 app.kubernetes.io/name: {{ default .context.Chart.Name .context.Values.nameOverride | quote }}

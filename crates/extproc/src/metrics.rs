@@ -110,7 +110,8 @@ pub struct Metrics {
     by_model: RwLock<HashMap<Arc<str>, PoolModels>>,
     pub(crate) decision: Histogram,
     pub(crate) streams: Gauge,
-    streams_refused: [(StreamRefusal, Counter); 2],
+    /// By [`StreamRefusal`].
+    streams_refused: [Counter; 2],
     pub(crate) panics: Counter,
     pub(crate) repeated_ends: Counter,
 }
@@ -152,8 +153,8 @@ impl Metrics {
         let resolved =
             Reason::ALL.map(|reason| (reason, refusals.get_or_create_owned(&ReasonLabels { reason: reason.code() })));
         let refused_streams = Family::<ReasonLabels, Counter>::default();
-        let streams_refused = StreamRefusal::ALL
-            .map(|why| (why, refused_streams.get_or_create_owned(&ReasonLabels { reason: why.as_str() })));
+        let streams_refused =
+            StreamRefusal::ALL.map(|why| refused_streams.get_or_create_owned(&ReasonLabels { reason: why.as_str() }));
         let metrics = Self {
             outcomes: Family::default(),
             ttft: seconds(),
@@ -220,8 +221,7 @@ impl Metrics {
 
     /// Counts streams that are refused at their beginning.
     pub(crate) fn streams_refused(&self, why: StreamRefusal) -> &Counter {
-        let [(first, counter), (_, other)] = &self.streams_refused;
-        if *first == why { counter } else { other }
+        &self.streams_refused[why as usize]
     }
 
     /// Streams that are open now.

@@ -307,8 +307,7 @@ fn limits(server: &ServerConfig) -> Limits {
 /// Says not ready and goes on serving until no stream has been open for a while, the time is up, or a second signal
 /// comes.
 async fn drain(args: &ServeArgs, health: &HealthTeller, shared: &Shared, ended: &mut Ended, signals: &mut Signals) {
-    health.set_ready(false).await;
-    health.set_standby(false).await;
+    health.set(false, false).await;
     tracing::info!(streams = shared.metrics.open_streams(), "draining");
     let quiet = async {
         let mut since = tokio::time::Instant::now();

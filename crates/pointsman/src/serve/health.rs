@@ -52,22 +52,18 @@ impl HealthTeller {
         let service = HealthServer::new(AwakeHealth { said, leadership });
         let teller = Self { reporter, ready };
         teller.reporter.set_service_status(LIVENESS, ServingStatus::Serving).await;
-        teller.set_ready(false).await;
-        teller.set_standby(false).await;
+        teller.set(false, false).await;
         (teller, service)
     }
 
-    pub(crate) async fn set_ready(&self, ready: bool) {
+    /// Says whether the picker takes requests, and whether it would if it led.
+    pub(crate) async fn set(&self, ready: bool, standby: bool) {
         self.ready.set(ready.into());
-        let status = if ready { ServingStatus::Serving } else { ServingStatus::NotServing };
-        for service in READINESS {
+        let services = READINESS.iter().map(|service| (*service, ready)).chain([(STANDBY, standby)]);
+        for (service, serves) in services {
+            let status = if serves { ServingStatus::Serving } else { ServingStatus::NotServing };
             self.reporter.set_service_status(service, status).await;
         }
-    }
-
-    pub(crate) async fn set_standby(&self, warm: bool) {
-        let status = if warm { ServingStatus::Serving } else { ServingStatus::NotServing };
-        self.reporter.set_service_status(STANDBY, status).await;
     }
 
     /// Says ready once every endpoint was asked for its load or took too long to answer and, for pools of a cluster, for
@@ -75,8 +71,7 @@ impl HealthTeller {
     pub(crate) async fn tell(self, pools: Arc<PoolDirectory>, standing: Option<Standing>) {
         let Some(mut standing) = standing else {
             first_scrapes(&pools, 0).await;
-            self.set_ready(true).await;
-            self.set_standby(true).await;
+            self.set(true, true).await;
             tracing::info!("ready");
             return std::future::pending().await;
         };
@@ -91,8 +86,7 @@ impl HealthTeller {
                 continue;
             }
             if told.as_ref() != Some(&obstacles) {
-                self.set_ready(obstacles.is_empty()).await;
-                self.set_standby(standing.faults().is_empty()).await;
+                self.set(obstacles.is_empty(), standing.faults().is_empty()).await;
                 match obstacles.is_empty() {
                     true => tracing::info!("ready"),
                     false => tracing::warn!(obstacles = obstacles.join("; "), "not ready"),
